@@ -70,7 +70,7 @@ class _Run:
             while True:
                 try:
                     message = next(messages, None)
-                except client.ServerRejected as error:  # of one message, or of its deletion
+                except (client.ServerRejected, client.MessageTooLarge) as error:  # of one message, or of its deletion
                     self.fail(error, client_options.status_of(error))
                     continue
                 if message is None:

@@ -18,6 +18,7 @@ from .errors import (
     ConnectionFailed,
     DeliveryUnknown,
     MessageRejected,
+    MessageTooLarge,
     NotSupported,
     ServerRejected,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "LoginLike",
     "MessageLike",
     "MessageRejected",
+    "MessageTooLarge",
     "NotSupported",
     "Pop3Client",
     "ServerRejected",

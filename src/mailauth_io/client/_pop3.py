@@ -6,7 +6,7 @@ import contextlib
 import email
 import email.policy
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container
 from email.message import EmailMessage
 from types import TracebackType
 from typing import Final, Self, TypeVar, cast
@@ -17,11 +17,19 @@ from mailauth import Command, MessageChunk, Tls, pop3, sasl
 
 from ..adapters import AsyncClientConnection
 from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
-from .errors import AuthenticationFailed, ClientError, ConnectionFailed, ServerRejected
+from .errors import AuthenticationFailed, ClientError, ConnectionFailed, MessageTooLarge, ServerRejected
 
 T = TypeVar("T")
 
 _PORTS: Final[dict[TlsMode, int]] = {"implicit": 995, "starttls": 110, "none": 110}
+
+MAX_MESSAGE_SIZE: Final = 150 * 1024 * 1024
+"""Bytes of a retrieved message, which is kept in memory: the highest limit that Exchange Online can be set to."""
+
+
+def check_max_message_size(value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError("max_message_size must be a number of bytes, at least 1")
 
 
 @attrs.frozen(kw_only=True)
@@ -86,8 +94,14 @@ class Pop3Client:
         machine: pop3.ClientConnection,
         *,
         timeout: float = TIMEOUT,
+        max_message_size: int = MAX_MESSAGE_SIZE,
     ) -> None:
-        """*machine* is the machine of *connection*; *timeout* is in seconds, for each step."""
+        """*machine* is the machine of *connection*; *timeout* is in seconds, for each step.
+
+        *max_message_size* is in bytes, for ``retrieve`` and ``top``.
+        """
+        check_max_message_size(max_message_size)
+        self._max_message_size = max_message_size
         self._session = Session(connection, timeout)
         self._machine = machine
 
@@ -111,7 +125,10 @@ class Pop3Client:
         )
 
     async def retrieve(self, number: int) -> bytes:
-        """Return the whole message *number* (RETR).  It is not marked as deleted."""
+        """Return the whole message *number* (RETR).  It is not marked as deleted.
+
+        Raises MessageTooLarge, and closes the connection, if it is longer than *max_message_size*.
+        """
         return await self._content(pop3.Retrieve(number=number))
 
     async def top(self, number: int, lines: int = 0) -> bytes:
@@ -129,7 +146,7 @@ class Pop3Client:
     async def execute(self, command: Command) -> pop3.Reply:
         """Send one command, such as ``pop3.Noop()``, and return its reply, which may be negative."""
         self._session.send(command)
-        return await self._reply([])
+        return await self._reply()
 
     async def quit(self) -> None:
         """Send QUIT: the server removes the messages that are marked as deleted.
@@ -163,27 +180,36 @@ class Pop3Client:
 
     async def _content(self, command: pop3.Retrieve) -> bytes:
         pieces: list[bytes] = []
+        left = self._max_message_size
+
+        def receive(data: bytes) -> None:
+            nonlocal left
+            left -= len(data)
+            if left < 0:
+                raise MessageTooLarge(
+                    f"message {command.number} is longer than {self._max_message_size} bytes (max_message_size)"
+                )
+            pieces.append(data)
+
         self._session.send(command)
-        reply = await self._reply(pieces)
+        reply = await self._reply(receive)
         if not reply.positive:
             raise ServerRejected(f"the server did not send message {command.number}: {reply}", reply)
         return b"".join(pieces)
 
-    async def _reply(self, pieces: list[bytes]) -> pop3.Reply:
-        while True:
-            event = await self._session.event()
-            if isinstance(event, MessageChunk):
-                pieces.append(event.data)
-            elif isinstance(event, sasl.Authenticated):
-                return pop3.Reply(True)
-            elif isinstance(event, pop3.ReplyReceived) and event.command is None and not event.reply.positive:
-                raise ServerRejected(f"the server ended the session: {event.reply}", event.reply)
-            else:
-                return event.reply
+    async def _reply(self, receive: Callable[[bytes], object] = len) -> pop3.Reply:
+        """Return the next reply, after passing the content before it to *receive*; by default it is discarded."""
+        event = await self._session.event_after_content(receive)
+        assert not isinstance(event, MessageChunk)
+        if isinstance(event, sasl.Authenticated):
+            return pop3.Reply(True)
+        if isinstance(event, pop3.ReplyReceived) and event.command is None and not event.reply.positive:
+            raise ServerRejected(f"the server ended the session: {event.reply}", event.reply)
+        return event.reply
 
     async def start(self, *, tls: TlsMode = "implicit", login: LoginLike | None = None) -> None:
         """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Raises ClientError."""
-        await self._reply([])  # the greeting: a negative one raises
+        await self._reply()  # the greeting: a negative one raises
         if tls == "starttls":
             reply = await self.execute(pop3.Stls())
             if not reply.positive:
@@ -194,7 +220,7 @@ class Pop3Client:
         login = to_login(login)
         if login is not None:
             self._session.authenticate(*login.client_mechanisms(self.tls))
-            reply = await self._reply([])
+            reply = await self._reply()
             if not reply.positive:
                 raise AuthenticationFailed(f"the server rejected the login of {login.name}: {reply}", reply)
 
@@ -225,12 +251,14 @@ async def pop3_client(
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
     local_address: str | None = None,
+    max_message_size: int = MAX_MESSAGE_SIZE,
 ) -> AsyncGenerator[Pop3Client]:
     """Connect and log in, and yield a Pop3Client.  On exit send QUIT, which removes the deleted messages.
 
     The parameters are those of ``collect``.  After an exception in the body the connection is closed without QUIT, and
     no message is removed.
     """
+    check_max_message_size(max_message_size)
     server = Server(
         host=host,
         port=port,
@@ -244,7 +272,7 @@ async def pop3_client(
         raise TypeError("login must be a tuple (name, password) or a Login; POP3 needs one")
     settings = pop3.ClientSettings(tls_required=server.tls != "none")
     connection, machine = await open_connection(server, lambda tls: pop3.ClientConnection(settings, tls=tls), _PORTS)
-    async with Pop3Client(connection, machine, timeout=server.timeout) as client:
+    async with Pop3Client(connection, machine, timeout=server.timeout, max_message_size=max_message_size) as client:
         await client.start(tls=server.tls, login=server.login)
         yield client
 
@@ -260,6 +288,7 @@ async def collect(
     tls: TlsMode = "implicit",
     ssl_context: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
+    max_message_size: int = MAX_MESSAGE_SIZE,
 ) -> AsyncGenerator[AsyncIterator[CollectedMessage]]:
     """Retrieve the messages of a maildrop, one at a time.
 
@@ -273,6 +302,9 @@ async def collect(
     lost, or a call on it or the whole context is cancelled, nothing is deleted.  Messages whose unique-id is in *skip*
     are not retrieved.
 
+    For a message that LIST announces with more than *max_message_size* bytes, MessageTooLarge is raised; the iteration
+    can go on after it.  If a message turns out to be longer, the connection is closed too.
+
     *host* and *port* name the server; the standard port is 995, otherwise 110.  *tls* is ``"implicit"``,
     ``"starttls"`` (STLS), or ``"none"``.  The other parameters, and the exceptions, are those of ``submit``; also
     ServerRejected if the server does not send a message or cannot delete all messages.
@@ -284,9 +316,15 @@ async def collect(
     failure: Exception | None = None
     try:
         async with pop3_client(
-            host=host, port=port, login=login, tls=tls, ssl_context=ssl_context, timeout=timeout
+            host=host,
+            port=port,
+            login=login,
+            tls=tls,
+            ssl_context=ssl_context,
+            timeout=timeout,
+            max_message_size=max_message_size,
         ) as maildrop:
-            collection = _Collection(maildrop, skip, delete)
+            collection = _Collection(maildrop, skip, delete, max_message_size)
             try:
                 yield collection
             except Exception as error:
@@ -304,10 +342,11 @@ async def collect(
 class _Collection:
     """Iterates over the messages of a maildrop, and deletes each when the next is requested."""
 
-    def __init__(self, maildrop: Pop3Client, skip: Container[str], delete: bool) -> None:
+    def __init__(self, maildrop: Pop3Client, skip: Container[str], delete: bool, max_message_size: int) -> None:
         self._maildrop = maildrop
         self._skip = skip
         self._delete = delete
+        self._max_message_size = max_message_size
         self._left: list[Listed] | None = None
         self._current: int | None = None
         self.failed = False
@@ -325,6 +364,11 @@ class _Collection:
         if not self._left:
             raise StopAsyncIteration
         listed = self._left.pop()
+        if listed.size > self._max_message_size:
+            raise MessageTooLarge(
+                f"message {listed.number} (unique-id {listed.unique_id}) has {listed.size} bytes,"
+                f" more than {self._max_message_size} (max_message_size)"
+            )
         try:
             raw = await self._noting_failure(self._maildrop.retrieve(listed.number))
         except ServerRejected as error:

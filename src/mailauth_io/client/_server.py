@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_a
 
 import attrs
 
-from mailauth import ClientMachine, Command, LocalProtocolError, RemoteProtocolError, Tls, sasl
+from mailauth import ClientMachine, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl
 
 from .._event_loop import current_adapter, fail_after
 from ..adapters import AsyncClientConnection
@@ -28,6 +28,7 @@ LoginLike: TypeAlias = "Login | tuple[str, str | bytes]"
 TIMEOUT: Final = 60.0
 """Seconds for each step: the connection, the handshake, each reply, and each 64 KiB of content."""
 
+_CONTENT_STEP: Final = 65_536
 
 _PASSWORD_MECHANISMS: Final = (
     "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "APOP", "PLAIN", "LOGIN",
@@ -243,6 +244,21 @@ class Session(Generic[E]):
         """Return the next event.  Raises ConnectionFailed."""
         async with self._step():
             return await self._next()
+
+    async def event_after_content(self, receive: Callable[[bytes], object]) -> E:
+        """Pass message content to *receive*, and return the event after it.  Raises ConnectionFailed.
+
+        The timeout is for each 64 KiB of content, so that it also limits a server that sends a few bytes at a time.
+        """
+        while True:
+            async with self._step():
+                left = _CONTENT_STEP
+                while left > 0:
+                    event = await self._next()
+                    if not isinstance(event, MessageChunk):
+                        return event
+                    receive(event.data)
+                    left -= len(event.data)
 
     async def flush(self) -> None:
         """Write what is queued.  Raises ConnectionFailed."""

@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryUnknown",
     "MessageRejected",
+    "MessageTooLarge",
     "NotSupported",
     "ServerRejected",
 ]
@@ -125,3 +126,17 @@ class MessageRejected(ClientError):
         rejected = "; ".join(f"{name}: {' '.join(str(reply).split())}" for name, reply in result.rejected.items())
         super().__init__(f"rejected for {len(result.rejected)} of {len(result.replies)} recipients: {rejected}")
         self.result = result
+
+
+class MessageTooLarge(ClientError):
+    """A message is longer than ``max_message_size``.
+
+    If LIST has announced it, the session can go on.  Otherwise the connection is closed, and nothing is deleted.
+
+    For example:
+
+        try:
+            raw = await maildrop.retrieve(1)
+        except MessageTooLarge as error:
+            print(f"raise max_message_size: {error}")
+    """

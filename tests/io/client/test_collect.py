@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, cast
 
 import anyio
 import pytest
 from anyio import to_thread
 
-from mailauth import pop3
+from mailauth import MessageChunk, pop3
 from mailauth_io import client
+from mailauth_io.client import _server
 from tests.io.client.peers import MAILS, SILENT, End, Peer, Script, pop3_server
 from tests.io.server_support import TIMEOUT, Run, on_both_loops
 
@@ -408,3 +410,80 @@ def test_command_after_the_end_of_the_session_is_a_failed_connection(run: Run) -
     with pop3_server({}) as peer:
         run(main)
     assert peer.heard.count("QUIT") == 1
+
+
+@on_both_loops
+def test_message_that_is_longer_than_announced_and_than_the_limit_ends_the_session(run: Run) -> None:
+    line = b"x" * 98 + b"\r\n"
+    got: list[client.CollectedMessage] = []
+    script = {"RETR 2": b"+OK\r\n" + line * 1_000 + b".\r\n"}
+    text = "message 2 is longer than 1000 bytes"
+    with pop3_server(script) as peer, pytest.raises(client.MessageTooLarge, match=text):
+        run(lambda: collect_from(peer, got, max_message_size=1_000))
+    assert ([message.number for message in got], peer.deleted, "QUIT" in peer.heard) == ([1], [], False)
+
+
+@on_both_loops
+def test_message_that_is_announced_too_large_is_not_requested_and_the_others_are(run: Run) -> None:
+    numbers: list[int] = []
+    texts: list[str] = []
+
+    async def main() -> None:
+        async with client.collect(
+            host="127.0.0.1", port=peer.port, login=LOGIN, tls="none", delete=True, max_message_size=1_000
+        ) as messages:
+            while True:
+                try:
+                    numbers.append((await anext(messages)).number)
+                except client.MessageTooLarge as error:
+                    texts.append(str(error))
+                except StopAsyncIteration:
+                    break
+
+    with pop3_server({"LIST": b"+OK\r\n1 10\r\n2 1001\r\n3 10\r\n.\r\n"}) as peer:
+        run(main)
+    assert (numbers, peer.deleted, "RETR 2" in peer.heard) == ([1, 3], [1, 3], False)
+    assert texts == ["message 2 (unique-id id-2) has 1001 bytes, more than 1000 (max_message_size)"]
+
+
+@on_both_loops
+def test_message_of_the_maximum_size_is_retrieved(run: Run) -> None:
+    got: list[client.CollectedMessage] = []
+    with pop3_server({"RETR": b"+OK\r\n" + b"x" * 98 + b"\r\n.\r\n"}) as peer:
+        run(lambda: collect_from(peer, got, max_message_size=100))
+    assert [len(message.raw) for message in got] == [100] * 3
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1000", None, True])
+def test_invalid_max_message_size(value: Any) -> None:
+    with pytest.raises(ValueError, match="max_message_size must be a number of bytes"):
+        asyncio.run(collect_from(Peer(1), [], max_message_size=value))
+
+
+@on_both_loops
+def test_timeout_is_for_each_64_kib_of_content(run: Run) -> None:
+    """The clock of the timeout is not restarted by each chunk, but after 64 KiB."""
+    steps: list[int] = []
+
+    class Connection:
+        machine = None
+
+        def __init__(self) -> None:
+            self.chunks = [MessageChunk(data=b"x" * 1_024)] * 160
+
+        def __aiter__(self) -> Connection:
+            return self
+
+        async def __anext__(self) -> object:
+            steps[-1] += 1
+            return self.chunks.pop() if self.chunks else pop3.ReplyReceived(command=None, reply=pop3.Reply(True))
+
+    class Session(_server.Session[object]):
+        @contextlib.asynccontextmanager
+        async def _step(self) -> AsyncGenerator[None]:
+            steps.append(0)
+            yield
+
+    session = Session(cast("Any", Connection()), TIMEOUT)
+    run(lambda: session.event_after_content(len))
+    assert steps == [64, 64, 33]
