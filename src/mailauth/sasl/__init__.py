@@ -3,6 +3,7 @@
 This package does no I/O and is independent of SMTP and POP3.
 """
 
+from ._after_refusal import MAX_RETRIES, mechanisms_after_refusal
 from ._base64 import decode_base64, encode_base64
 from ._fields import is_message_id
 from ._md5 import MD5_AVAILABLE
@@ -68,6 +69,7 @@ __all__ = [
     "DEFAULT_MECHANISMS",
     "MAX_ITERATIONS",
     "MAX_LINE",
+    "MAX_RETRIES",
     "MD5_AVAILABLE",
     "ApopClient",
     "ApopServer",
@@ -124,6 +126,7 @@ __all__ = [
     "encode_base64",
     "is_message_id",
     "is_possible",
+    "mechanisms_after_refusal",
     "password_mechanisms",
     "saslprep",
     "scram_keys",
