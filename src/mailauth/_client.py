@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from typing import TypeVar
+from collections.abc import Collection
+from typing import Any, TypeVar, cast
+
+import attrs
 
 from . import sasl
 from ._lines import LineTooLong, check_line
 from ._machine import Machine, Phase
+from ._validators import check_type
 from .errors import LocalProtocolError, Malformed, RemoteProtocolError
-from .events import Action, BeginTls, Closed, CloseReason, Command, Tls
+from .events import Action, AuthenticationRejected, BeginTls, Closed, CloseReason, Command, Tls
 
 E = TypeVar("E")
+J = TypeVar("J", bound=AuthenticationRejected[Any])
 
 
 class ClientMachine(Machine[E]):
@@ -29,22 +34,36 @@ class ClientMachine(Machine[E]):
 
     __slots__ = (
         "_cancelled",
+        "_earlier",
         "_error",
         "_exchange",
         "_greeted",
+        "_initial_response",
         "_max_unanswered",
+        "_mechanism",
+        "_mechanisms",
+        "_refusals",
+        "_retry_weaker",
         "_shutdown_reply",
+        "_strict_syntax",
         "_unanswered",
         "_unsent",
         "_upgraded",
     )  # fmt: skip
 
-    def __init__(self, *, tls: Tls | None, max_unanswered: int) -> None:
+    def __init__(self, *, tls: Tls | None, max_unanswered: int, strict_syntax: bool = False) -> None:
         super().__init__(tls)
         self._max_unanswered = max_unanswered
+        self._strict_syntax = strict_syntax
         self._unanswered: deque[Command] = deque()
         self._unsent: deque[tuple[Command, bytes]] = deque()  # wait for the replies to earlier commands
         self._exchange: sasl.ClientExchange | None = None
+        self._mechanism: sasl.ClientMechanism | None = None  # of the current login
+        self._mechanisms: tuple[sasl.ClientMechanism, ...] = ()  # of the current login, if it is refused too
+        self._earlier: tuple[AuthenticationRejected[Any], ...] = ()  # the refusals before the current login
+        self._initial_response = True
+        self._retry_weaker = False
+        self._refusals = 0  # logins that the server has refused on this connection
         self._cancelled = False  # a challenge of the current login was malformed, and "*" was sent
         self._greeted = False
         self._shutdown_reply = False  # the server sent its last reply: 421, or an unsolicited -ERR
@@ -152,23 +171,84 @@ class ClientMachine(Machine[E]):
 
     # Login
 
-    def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
+    def authenticate(
+        self,
+        *mechanisms: sasl.ClientMechanism,
+        initial_response: bool = True,
+        assume: Collection[str] = frozenset(),
+        retry_weaker: bool = False,
+    ) -> None:
         """Log in with the first of *mechanisms* that the server offers.
 
-        The result is a ``sasl.Authenticated`` or an ``AuthenticationRejected`` event.
+        The result is one ``sasl.Authenticated`` or ``AuthenticationRejected`` event.
+
+        *initial_response* False: do not send the first response with the AUTH command, for servers that cannot take
+        it there.  *assume* has the names of mechanisms that are used although the server does not list them, such as
+        ``{"PLAIN"}``.
+
+        If the server refuses a -PLUS form of SCRAM, the same mechanism is tried with the next channel binding.  With
+        *retry_weaker*, the next of *mechanisms* is tried after other refusals too.
+        ``sasl.mechanisms_after_refusal()`` has the rules: never without channel binding after a -PLUS form, never
+        after a temporary failure, and at most two more logins on a connection.
+
         Raises LocalProtocolError if the server offers none of them, or if no login is possible now.
         """
+        check_type("initial_response", bool, initial_response)
+        check_type("retry_weaker", bool, retry_weaker)
+        assumed = _upper_names(assume)
         self._check_open()
         self._check_login_allowed()
-        for mechanism in mechanisms:
-            if self._offers(mechanism.name):
-                exchange = sasl.ClientExchange(mechanism)
-                self._start_login(exchange)
-                self._exchange = exchange  # set last: if the mechanism raises, no login is in progress
-                self._cancelled = False
-                return
-        names = ", ".join(mechanism.name for mechanism in mechanisms)
-        raise LocalProtocolError(f"the server does not offer {names}" if names else "pass at least one mechanism")
+        usable = self._usable(mechanisms, assumed)
+        self._initial_response = initial_response
+        self._retry_weaker = retry_weaker
+        self._begin_login(usable)
+
+    def _usable(
+        self, mechanisms: tuple[sasl.ClientMechanism, ...], assumed: frozenset[str]
+    ) -> tuple[sasl.ClientMechanism, ...]:
+        """Return those of *mechanisms* that can be used now.  Raises LocalProtocolError if there are none."""
+        if not mechanisms:
+            raise LocalProtocolError("pass at least one mechanism, such as sasl.PlainClient(...)")
+        offered = tuple(each for each in mechanisms if self._offers(each.name) or self._assumes(each.name, assumed))
+        if not offered:
+            names = ", ".join(dict.fromkeys(mechanism.name for mechanism in mechanisms))
+            raise LocalProtocolError(f"the server does not offer {names}")
+        obstacles = {id(mechanism): self._obstacle(mechanism) for mechanism in offered}
+        usable = tuple(mechanism for mechanism in offered if obstacles[id(mechanism)] is None)
+        if not usable:
+            raise LocalProtocolError(
+                f"{obstacles[id(offered[0])]}, and the server offers no other mechanism of this login"
+            )
+        return usable
+
+    def _begin_login(self, mechanisms: tuple[sasl.ClientMechanism, ...]) -> None:
+        """Begin the login with the first of *mechanisms*; the others may follow if it is refused."""
+        mechanism = mechanisms[0]
+        exchange = sasl.ClientExchange(mechanism, strict_syntax=self._strict_syntax)
+        self._start_login(exchange)
+        self._exchange = exchange  # set last: if the mechanism raises, no login is in progress
+        self._mechanism = mechanism
+        self._mechanisms = mechanisms
+        self._cancelled = False
+
+    def _refuse_login(self, rejected: J, code: int | str) -> J | None:
+        """End a refused login.  Return the event *rejected*, or None if another mechanism is tried.
+
+        *code* is that of the server's reply, as for ``sasl.mechanisms_after_refusal()``.
+        """
+        refused, mechanisms, earlier = self._mechanism, self._mechanisms, self._earlier
+        self._end_login()
+        self._refusals += 1
+        rejected = attrs.evolve(rejected, channel_binding=getattr(refused, "channel_binding", ""))
+        if refused is not None and not self._cancelled:
+            following = sasl.mechanisms_after_refusal(
+                mechanisms, refused, code, weaker=self._retry_weaker, refusals=self._refusals
+            )
+            if following:
+                self._begin_login(following)
+                self._earlier = (*earlier, rejected)
+                return None
+        return attrs.evolve(rejected, earlier=earlier)
 
     @abstractmethod
     def _check_login_allowed(self) -> None:
@@ -177,6 +257,14 @@ class ClientMachine(Machine[E]):
     @abstractmethod
     def _offers(self, mechanism: str) -> bool:
         """Return whether the server offers *mechanism* now."""
+
+    def _assumes(self, mechanism: str, assumed: frozenset[str]) -> bool:
+        """Return whether *mechanism* may be used because the caller says that the server has it."""
+        return mechanism.upper() in assumed
+
+    def _obstacle(self, mechanism: sasl.ClientMechanism) -> str | None:
+        """Return why *mechanism*, which the server offers, cannot be used for this login; None if it can."""
+        return None
 
     @abstractmethod
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
@@ -205,6 +293,7 @@ class ClientMachine(Machine[E]):
         Raises RemoteProtocolError if no login is in progress.
         """
         exchange, self._exchange = self._exchange, None
+        self._mechanism, self._mechanisms, self._earlier = None, (), ()
         if exchange is None:
             raise RemoteProtocolError("the server sent the final reply to a login that was not in progress")
         return exchange
@@ -251,3 +340,11 @@ class ClientMachine(Machine[E]):
 
     def _closed(self) -> Closed:
         return Closed(reason=self._reason, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))
+
+
+def _upper_names(assume: object) -> frozenset[str]:
+    if isinstance(assume, Collection) and not isinstance(assume, str | bytes):
+        names = tuple(cast("Collection[object]", assume))
+        if all(isinstance(name, str) for name in names):
+            return frozenset(str(name).upper() for name in names)
+    raise LocalProtocolError('assume must be a set of names of mechanisms, such as {"PLAIN"}')

@@ -318,4 +318,15 @@ class AuthenticationRejected(Notice, Generic[R]):
     """The server rejected the login.  The client may try again on this connection."""
 
     mechanism: str
+    """The mechanism that was tried last."""
     reply: R
+    channel_binding: str = ""
+    """The channel binding of this mechanism, such as ``tls-unique``; empty without one."""
+    earlier: tuple[AuthenticationRejected[R], ...] = ()
+    """The logins that the server rejected before, in this call of ``authenticate()``."""
+
+    @property
+    def channel_bindings(self) -> tuple[str, ...]:
+        """The channel bindings that were rejected.  If the password is right, the server may not support them."""
+        tried = dict.fromkeys(event.channel_binding for event in (*self.earlier, self))
+        return tuple(binding for binding in tried if binding)

@@ -31,6 +31,7 @@ from mailauth.sasl import (
     Refusal,
     ScramDecoy,
     ScramSha1PlusServer,
+    ScramSha256Client,
     ScramSha256Server,
     ServerExchange,
     ServerMechanism,
@@ -38,7 +39,9 @@ from mailauth.sasl import (
     Success,
     UserPassClient,
     UserPassServer,
+    Xoauth2Client,
     Xoauth2Server,
+    encode_base64,
     scram_keys,
 )
 from tests.sasl.driver import log_in, log_in_raw
@@ -349,18 +352,94 @@ def test_initial_response_over_limit_is_sent_after_empty_challenge() -> None:
     assert exchange.satisfied
 
 
-def test_nonempty_challenge_before_initial_response_is_rejected() -> None:
+PROMPTS = [b"", b"dGlt", b"Username:", b"VXNlcm5hbWU", b"VXNlcm5hbWU6 ", b"go ahead", b"\xff", b"=", b"*"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_first_prompt_before_the_initial_response_may_be_any_text(prompt: bytes) -> None:
     exchange = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"))
     exchange.begin(max_length=0)
+    assert exchange.respond(prompt) == PLAIN
     with pytest.raises(Malformed):
-        exchange.respond(b"dGlt")
+        exchange.respond(b"go ahead")
 
 
-def test_challenge_that_is_not_base64_is_rejected() -> None:
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_prompts_of_login_may_be_any_text(prompt: bytes) -> None:
     exchange = ClientExchange(LoginClient(authentication_identity="tim", password=b"secret"))
     assert exchange.begin() is None
+    assert exchange.respond(prompt) == b"dGlt"
+    assert exchange.respond(prompt) == b"c2VjcmV0"
+    assert exchange.satisfied
     with pytest.raises(Malformed):
-        exchange.respond(b"Username:")
+        exchange.respond(prompt)
+
+
+def test_prompt_of_several_lines_is_rejected() -> None:
+    """The client would not know which line is the prompt."""
+    for mechanism in (
+        PlainClient(authentication_identity="tim", password=b"secret"),
+        LoginClient(authentication_identity="tim", password=b"secret"),
+    ):
+        exchange = ClientExchange(mechanism)
+        exchange.begin(max_length=0)
+        with pytest.raises(Malformed):
+            exchange.respond(b"User\nname:")
+
+
+def test_challenges_after_the_first_response_are_strict() -> None:
+    scram = ScramSha256Client(authentication_identity="tim", password=b"secret", entropy=bytes(16))
+    for mechanism in (scram, Xoauth2Client(authorization_identity="tim", token=b"token")):
+        exchange = ClientExchange(mechanism)
+        exchange.begin(max_length=0)
+        exchange.respond(b"go ahead")
+        with pytest.raises(Malformed):
+            exchange.respond(b"go ahead")
+    cram = ClientExchange(CramMd5Client(authentication_identity="tim", password=b"secret"))
+    cram.begin()
+    with pytest.raises(Malformed):
+        cram.respond(b"PDFAaD4")
+
+
+def test_with_strict_syntax_prompts_must_be_base64() -> None:
+    login = ClientExchange(LoginClient(authentication_identity="tim", password=b"secret"), strict_syntax=True)
+    login.begin()
+    for line in (b"Username:", b"VXNlcm5hbWU", b"VXNlcm5hbWU6 "):
+        with pytest.raises(Malformed):
+            login.respond(line)
+    assert login.respond(b"VXNlcm5hbWU6") == b"dGlt"
+    plain = ClientExchange(PlainClient(authentication_identity="tim", password=b"secret"), strict_syntax=True)
+    plain.begin(max_length=0)
+    for line in (b"Username:", b"dGlt"):
+        with pytest.raises(Malformed):
+            plain.respond(line)
+    assert plain.respond(b"") == PLAIN
+
+
+@pytest.mark.parametrize("name", ["LOGIN", "PLAIN", "CRAM-MD5", "SCRAM-SHA-256"])
+@given(
+    lines=st.lists(
+        st.binary(max_size=12) | st.binary(max_size=12).map(encode_base64) | st.sampled_from(PROMPTS), max_size=4
+    )
+)
+def test_where_strict_syntax_accepts_a_challenge_the_response_is_the_same(name: str, lines: list[bytes]) -> None:
+    mechanisms: dict[str, Callable[[], ClientMechanism]] = {
+        "LOGIN": lambda: LoginClient(authentication_identity="tim", password=b"secret"),
+        "PLAIN": lambda: PlainClient(authentication_identity="tim", password=b"secret"),
+        "CRAM-MD5": lambda: CramMd5Client(authentication_identity="tim", password=b"secret"),
+        "SCRAM-SHA-256": lambda: ScramSha256Client(
+            authentication_identity="tim", password=b"secret", entropy=bytes(16)
+        ),
+    }
+    tolerant = ClientExchange(mechanisms[name]())
+    strict = ClientExchange(mechanisms[name](), strict_syntax=True)
+    assert tolerant.begin(max_length=0) == strict.begin(max_length=0)
+    for line in lines:
+        try:
+            expected = strict.respond(line)
+        except Malformed:
+            return
+        assert tolerant.respond(line) == expected
 
 
 @pytest.mark.parametrize(

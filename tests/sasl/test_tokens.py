@@ -242,6 +242,15 @@ def test_client_rejects_invalid_token_without_quoting_it(token: bytes) -> None:
         Xoauth2Client(token=token, authorization_identity="alice")
 
 
+def test_error_for_a_long_token_gives_the_limit_and_the_reason() -> None:
+    """Tokens of some providers grow with the groups of a user."""
+    for size in (8_193, 9_100):
+        for make in (OauthBearerClient, Xoauth2Client):
+            with pytest.raises(LocalProtocolError, match=rf"at most 8192 bytes, not {size}: .*\(RFC 4954"):
+                make(token=b"a" * size, authorization_identity="alice")
+    assert OauthBearerClient(token=b"a" * 8_192).respond(None)
+
+
 def test_client_rejects_invalid_user_host_or_port() -> None:
     with pytest.raises(LocalProtocolError):
         Xoauth2Client(token=TOKEN)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from mailauth import LocalProtocolError, RemoteProtocolError, sasl, smtp
+from mailauth import LocalProtocolError, RemoteProtocolError, Tls, sasl, smtp
 from tests.smtp.drive import Session, greeted
 
 PLAIN = sasl.PlainClient(authentication_identity="test", password=b"1234")
@@ -100,6 +100,161 @@ def test_login_mechanism_ignores_prompt_text() -> None:
     session = log_in(LOGIN).receive(b"334 AAAA\r\n", b"334 \r\n", b"235 2.7.0 ok\r\n")
     assert session.data == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
     assert session.events == [sasl.Authenticated(mechanism="LOGIN")]
+
+
+@pytest.mark.parametrize("prompt", [b"Username:", b"VXNlcm5hbWU", b"VXNlcm5hbWU6 ", b"\xff\xfe", b""])
+def test_prompts_of_login_need_not_be_base64(prompt: bytes) -> None:
+    line = b"334 " + prompt + b"\r\n"
+    session = log_in(LOGIN).receive(line, line, b"235 2.7.0 ok\r\n")
+    assert session.data == b"AUTH LOGIN\r\ndGVzdA==\r\nMTIzNA==\r\n"
+    assert session.events == [sasl.Authenticated(mechanism="LOGIN")]
+
+
+def test_prompt_of_several_lines_cancels_the_login() -> None:
+    assert log_in(LOGIN).forget().receive(b"334-Username\r\n334 Username\r\n").data == b"*\r\n"
+
+
+def test_with_strict_syntax_a_prompt_that_is_not_base64_cancels_the_login() -> None:
+    session = greeted("AUTH LOGIN PLAIN", settings=smtp.ClientSettings(strict_syntax=True))
+    session.client.authenticate(LOGIN)
+    assert session.pull().forget().receive(b"334 Username:\r\n").data == b"*\r\n"
+
+
+def test_initial_response_can_be_held_back() -> None:
+    """Some servers cannot take it, and answer the AUTH line with any text."""
+    for text in (b"", b"go ahead", b"UGxlYXNl"):
+        session = greeted("AUTH PLAIN")
+        session.client.authenticate(PLAIN, initial_response=False)
+        assert session.pull().data == b"AUTH PLAIN\r\n"
+        session.receive(b"334 " + text + b"\r\n", b"235 ok\r\n")
+        assert session.data == b"AUTH PLAIN\r\nAHRlc3QAMTIzNA==\r\n"
+        assert session.events == [sasl.Authenticated(mechanism="PLAIN")]
+
+
+def test_mechanism_that_the_server_does_not_list_can_be_assumed() -> None:
+    for offer in ("SIZE", "AUTH CRAM-MD5"):
+        session = greeted(offer)
+        session.client.authenticate(LOGIN, PLAIN, assume={"plain"})
+        assert session.pull().data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+
+
+@pytest.mark.parametrize("assume", ["PLAIN", b"PLAIN", 1, None, {1}])
+def test_invalid_set_of_assumed_mechanisms_is_an_error(assume: Any) -> None:
+    session = greeted("AUTH PLAIN")
+    with pytest.raises(LocalProtocolError, match="assume must be a set"):
+        session.client.authenticate(PLAIN, assume=assume)
+    assert session.pull().sends == []
+
+
+def test_words_of_the_offer_may_be_separated_by_tabs() -> None:
+    assert log_in(PLAIN, offer="AUTH\tLOGIN\tPLAIN").data.startswith(b"AUTH PLAIN ")
+    strict = greeted("AUTH\tPLAIN", settings=smtp.ClientSettings(strict_syntax=True))
+    with pytest.raises(LocalProtocolError, match="does not offer PLAIN"):
+        strict.client.authenticate(PLAIN)
+
+
+def refused(session: Session, *codes: int) -> Session:
+    return session.receive(*(b"%d no\r\n" % code for code in codes))
+
+
+@pytest.mark.parametrize("code", [504, 534, 535])
+def test_weaker_mechanism_is_tried_after_a_refusal_if_the_caller_allows_it(code: int) -> None:
+    session = greeted("AUTH PLAIN LOGIN CRAM-MD5")
+    session.client.authenticate(CRAM_MD5, PLAIN, LOGIN, retry_weaker=True)
+    session.pull().receive(b"334 PDFAaD4=\r\n").forget()
+    assert refused(session, code).data == b"AUTH PLAIN AHRlc3QAMTIzNA==\r\n"
+    session.receive(b"235 ok\r\n")
+    assert session.events == [sasl.Authenticated(mechanism="PLAIN")]
+
+
+def test_after_the_last_refusal_all_are_reported() -> None:
+    session = greeted("AUTH PLAIN LOGIN")
+    session.client.authenticate(CRAM_MD5, PLAIN, LOGIN, retry_weaker=True)
+    refused(session.pull(), 535, 504)
+    first = smtp.AuthenticationRejected(mechanism="PLAIN", reply=smtp.Reply(535, "", "no"))
+    assert session.events == [
+        smtp.AuthenticationRejected(mechanism="LOGIN", reply=smtp.Reply(504, "", "no"), earlier=(first,))
+    ]
+    session.forget()
+    session.client.authenticate(PLAIN)
+    refused(session.pull(), 535)
+    assert session.events == [first]
+
+
+def test_at_most_two_more_logins_are_made_on_a_connection() -> None:
+    session = greeted("AUTH PLAIN LOGIN")
+    session.client.authenticate(PLAIN, LOGIN, PLAIN, LOGIN, retry_weaker=True)
+    refused(session.pull(), 535, 535, 535)
+    (event,) = session.events
+    assert isinstance(event, smtp.AuthenticationRejected)
+    assert [earlier.mechanism for earlier in event.earlier] == ["PLAIN", "LOGIN"]
+    session.forget()
+    session.client.authenticate(PLAIN, LOGIN, retry_weaker=True)
+    refused(session.pull(), 535)
+    assert [type(event) for event in session.events] == [smtp.AuthenticationRejected]
+
+
+@pytest.mark.parametrize("code", [421, 432, 454, 501, 530, 550])
+def test_nothing_is_tried_after_a_reply_that_is_not_about_the_mechanism(code: int) -> None:
+    session = greeted("AUTH PLAIN LOGIN")
+    session.client.authenticate(PLAIN, LOGIN, retry_weaker=True)
+    refused(session.pull().forget(), code)
+    assert session.data == b""
+    assert [type(event) for event in session.events] == [smtp.AuthenticationRejected]
+
+
+def test_nothing_is_tried_after_the_client_has_cancelled() -> None:
+    """The server sent what CRAM-MD5 does not accept: it gets no password."""
+    session = greeted("AUTH PLAIN CRAM-MD5")
+    session.client.authenticate(CRAM_MD5, PLAIN, retry_weaker=True)
+    session.pull().receive(b"334 !!!\r\n").forget()
+    refused(session, 535)
+    assert session.data == b""
+    assert [type(event) for event in session.events] == [smtp.AuthenticationRejected]
+
+
+def test_nothing_is_tried_after_the_connection_was_lost() -> None:
+    session = greeted("AUTH PLAIN LOGIN")
+    session.client.authenticate(PLAIN, LOGIN, retry_weaker=True)
+    session.pull().forget()
+    breaks(session, b"")
+    assert session.data == b""
+
+
+BOUND = Tls(version="TLSv1.3", channel_bindings={"tls-server-end-point": b"digest", "tls-unique": b"finished"})
+
+
+def flag(session: Session) -> bytes:
+    """Return the GS2 flag of the SCRAM message that was sent last."""
+    return sasl.decode_base64(session.data.split()[-1]).split(b",")[0]
+
+
+def with_bindings(offer: str, **options: Any) -> Session:
+    session = greeted(offer, tls=BOUND)
+    mechanisms = sasl.password_mechanisms("test", b"1234", entropy=bytes(range(32)), tls=BOUND)
+    session.client.authenticate(*mechanisms, **options)
+    return session.pull()
+
+
+@pytest.mark.parametrize("code", [501, 535])
+def test_refused_plus_is_tried_with_another_binding(code: int) -> None:
+    """Cyrus SASL with ``tls-unique`` alone replies "bad protocol" to another binding."""
+    session = with_bindings("AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN")
+    assert flag(session) == b"p=tls-server-end-point"
+    refused(session.forget(), code)
+    assert session.data.startswith(b"AUTH SCRAM-SHA-256-PLUS ")
+    assert flag(session) == b"p=tls-unique"
+
+
+@pytest.mark.parametrize("retry_weaker", [False, True])
+def test_refused_plus_is_never_followed_by_a_login_without_binding(retry_weaker: bool) -> None:
+    """RFC 5802 section 6.  The event names the bindings that were refused."""
+    session = with_bindings("AUTH SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN", retry_weaker=retry_weaker)
+    refused(session, 535, 535)
+    assert session.data.count(b"AUTH SCRAM-SHA-256-PLUS ") == session.data.count(b"AUTH ") == 2
+    (event,) = session.events
+    assert isinstance(event, smtp.AuthenticationRejected)
+    assert event.channel_bindings == ("tls-server-end-point", "tls-unique")
 
 
 @pytest.mark.parametrize("code", [535, 534, 454, 432, 501, 504, 530])

@@ -44,7 +44,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         check_type("settings", ClientSettings, settings, optional=True)
         self._settings = settings or ClientSettings()
-        super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
+        super().__init__(
+            tls=tls, max_unanswered=self._settings.max_unanswered, strict_syntax=self._settings.strict_syntax
+        )
         self._state = State.GREETING
         self._capabilities: Mapping[str, str] = {}
         self._timestamp: bytes | None = None
@@ -104,18 +106,25 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     # The login
 
-    def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
-        """Log in with the first of *mechanisms* that the server offers; see the base class.
-
-        With TLS, APOP is used only if the server offers none of the others, because it uses MD5.  For a name or
-        password that is not ASCII, USER and APOP count as offered only if CAPA lists ``UTF8 USER`` (RFC 6856 section
-        2.2).
-        """
-        if "USER" not in self._capabilities.get("UTF8", "").upper().split():
-            mechanisms = tuple(mechanism for mechanism in mechanisms if not _needs_utf8(mechanism))
+    def _usable(
+        self, mechanisms: tuple[sasl.ClientMechanism, ...], assumed: frozenset[str]
+    ) -> tuple[sasl.ClientMechanism, ...]:
+        """With TLS, APOP is the last, because it uses MD5."""
         if self._tls is not None:
             mechanisms = tuple(sorted(mechanisms, key=lambda mechanism: mechanism.name == "APOP"))
-        super().authenticate(*mechanisms)
+        return super()._usable(mechanisms, assumed)
+
+    def _obstacle(self, mechanism: sasl.ClientMechanism) -> str | None:
+        """Return an error for a name or password that is not ASCII, unless CAPA lists ``UTF8 USER``."""
+        if not isinstance(mechanism, sasl.UserPassClient | sasl.ApopClient) or not mechanism.needs_utf8:
+            return None
+        if "USER" in self._capabilities.get("UTF8", "").upper().split():
+            return None
+        what = "name" if isinstance(mechanism, sasl.ApopClient) else "name or password"
+        return (
+            f"{mechanism.name} cannot carry this {what}, which is not ASCII, because the response to CAPA does not list"
+            " UTF8 USER (RFC 6856 section 2.2)"
+        )
 
     def _check_login_allowed(self) -> None:
         if not self._idle or self._state is not State.AUTHORIZATION:
@@ -124,6 +133,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
             )
         if self._tls is None and self._settings.tls_required:
             raise LocalProtocolError("tls_required is set, and TLS is not active: send Stls() before the login")
+
+    def _assumes(self, mechanism: str, assumed: frozenset[str]) -> bool:
+        return super()._assumes(mechanism, assumed) and (mechanism != "APOP" or self._timestamp is not None)
 
     def _offers(self, mechanism: str) -> bool:
         """Return whether *mechanism* is offered.  Without a response to CAPA, the server is assumed to support USER."""
@@ -141,7 +153,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
             exchange.respond_raw(None)
             self._log_in(Apop(argument=exchange.respond_raw(self._timestamp)))
         else:
-            room = MAX_COMMAND_LINE - len(f"AUTH {name} \r\n")  # RFC 5034 section 4
+            # RFC 5034 section 4
+            room = MAX_COMMAND_LINE - len(f"AUTH {name} \r\n") if self._initial_response else 0
             self._log_in(Auth(mechanism=name, initial_response=exchange.begin(room)))
 
     def _log_in(self, command: User | Pass | Apop | Auth) -> None:
@@ -150,7 +163,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _continue_login(self, reply: Reply) -> ClientEvent | None:
         command = self._unanswered.popleft()
         if not reply.positive:
-            return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
+            if self._exchange is None:
+                raise RemoteProtocolError("the server replied to a login that was not in progress")
+            rejected = AuthenticationRejected(mechanism=self._exchange.mechanism, reply=reply)
+            return self._refuse_login(rejected, reply.response_code)
         if isinstance(command, User) and self._exchange is not None:
             try:
                 self._log_in(Pass(argument=self._exchange.respond_raw(b"")))
@@ -258,7 +274,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
             case _:
                 assert_never(effect)
         if isinstance(command, Capa):
-            self._capabilities = _parse_capabilities(reply.lines or ())
+            self._capabilities = _parse_capabilities(reply.lines or (), strict=self._strict_syntax)
         self._send_permitted()
         return ReplyReceived(command=command, reply=reply)
 
@@ -279,15 +295,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._close(self._reason)
 
 
-def _needs_utf8(mechanism: sasl.ClientMechanism) -> bool:
-    return isinstance(mechanism, sasl.UserPassClient | sasl.ApopClient) and mechanism.needs_utf8
+def _parse_capabilities(lines: tuple[str, ...], *, strict: bool) -> dict[str, str]:
+    """Map the tag of each line, such as ``SASL PLAIN LOGIN``, to its arguments (RFC 2449 section 5).
 
-
-def _parse_capabilities(lines: tuple[str, ...]) -> dict[str, str]:
-    """Map the tag of each line, such as ``SASL PLAIN LOGIN``, to its arguments (RFC 2449 section 5)."""
+    The arguments of lines with the same tag are joined.  A tab is a blank, unless *strict* is true.
+    """
     capabilities: dict[str, str] = {}
     for line in lines:
-        tag, _, arguments = line.strip().partition(" ")
+        tag, _, arguments = (line if strict else line.replace("\t", " ")).strip().partition(" ")
+        tag = tag.upper()
+        if tag in capabilities:
+            arguments = " ".join(dict.fromkeys(f"{capabilities[tag]} {arguments}".split()))
         if tag:
-            capabilities[tag.upper()] = arguments
+            capabilities[tag] = arguments.strip()
     return capabilities

@@ -228,6 +228,9 @@ class ClientSettings:
     max_unanswered: int = attrs.field(default=200, validator=integer(1))
     """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Refuse replies that break the grammar in a harmless way.  docs/tolerance.md lists what is accepted otherwise."""
+
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
     """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name.  The class of each
     command has the name of its row as ``verb``, and a method ``to_wire()``."""

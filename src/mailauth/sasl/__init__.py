@@ -7,7 +7,7 @@ from ._after_refusal import MAX_RETRIES, mechanisms_after_refusal
 from ._base64 import decode_base64, encode_base64
 from ._fields import is_message_id
 from ._md5 import MD5_AVAILABLE
-from ._password_mechanisms import password_mechanisms
+from ._password_mechanisms import ChannelBinding, password_mechanisms
 from .apop import ApopClient, ApopServer
 from .cram_md5 import CramMd5Client, CramMd5Server
 from .exchange import MAX_LINE, ClientExchange, ServerExchange
@@ -78,6 +78,7 @@ __all__ = [
     "AuthenticationStarted",
     "Authorize",
     "Challenge",
+    "ChannelBinding",
     "CheckExternal",
     "CheckPassword",
     "CheckToken",

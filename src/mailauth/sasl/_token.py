@@ -118,8 +118,13 @@ class TokenServer(ABC):
 
 
 def _check_token(token: bytes) -> None:
-    if not _TOKEN.fullmatch(token) or len(token) > MAX_TOKEN:
-        raise Malformed(f"must be 1 to {MAX_TOKEN} bytes of A-Z, a-z, 0-9, -._~+/ and, at the end only, =")
+    if len(token) > MAX_TOKEN:
+        raise Malformed(
+            f"must be at most {MAX_TOKEN} bytes, not {len(token)}: with the other fields, in base64, it has to fit in"
+            " the 12288 bytes of a response (RFC 4954 section 4); use a shorter token"
+        )
+    if not _TOKEN.fullmatch(token):
+        raise Malformed("must be one or more of A-Z, a-z, 0-9, -._~+/ and, at the end only, = (RFC 6750 section 2.1)")
 
 
 @attrs.define(kw_only=True, eq=False)

@@ -247,16 +247,21 @@ class ClientExchange:
 
     A mechanism may be used for several exchanges, one after another: ``begin()`` restarts it.
 
+    Some servers send text in place of base64 where a challenge has no meaning: where it asks for the first response,
+    and in each prompt of LOGIN.  Such text is accepted, unless *strict_syntax* is true.
+
         >>> mechanism = sasl.PlainClient(authentication_identity="tim", password=b"tanstaaftanstaaf")
         >>> sasl.ClientExchange(mechanism).begin()
         b'AHRpbQB0YW5zdGFhZnRhbnN0YWFm'
     """
 
-    __slots__ = ("_deferred_response", "_mechanism")
+    __slots__ = ("_deferred_response", "_mechanism", "_strict_syntax")
 
-    def __init__(self, mechanism: ClientMechanism) -> None:
+    def __init__(self, mechanism: ClientMechanism, *, strict_syntax: bool = False) -> None:
         _check_mechanism(mechanism, "sasl.PlainClient(...)")
+        check_type("strict_syntax", bool, strict_syntax)
         self._mechanism = mechanism
+        self._strict_syntax = strict_syntax
         self._deferred_response: bytes | None = None
 
     @property
@@ -296,10 +301,23 @@ class ClientExchange:
         Raises Malformed for a challenge that is not base64 or that the mechanism does not accept; then cancel with
         ``*``.
         """
-        challenge = decode_base64(line)
+        challenge = self._decode(line)
         if self._deferred_response is None:
             return encode_base64(self._mechanism.respond(challenge))
-        if challenge:
+        if challenge and self._strict_syntax:
             raise Malformed("the challenge before the client's first response must be empty")
         response, self._deferred_response = self._deferred_response, None
         return encode_base64(response)
+
+    def _decode(self, line: bytes) -> bytes:
+        """Return the challenge *line*.  If its content has no meaning, text that is not base64 is returned unchanged.
+
+        Several lines are not one prompt, so they are Malformed.
+        """
+        try:
+            return decode_base64(line)
+        except Malformed:
+            meaningless = self._deferred_response is not None or getattr(self._mechanism, "ignores_challenges", False)
+            if self._strict_syntax or not meaningless or b"\n" in line:
+                raise
+            return line

@@ -67,6 +67,7 @@ class LoginClient:
 
     name: ClassVar[str] = "LOGIN"
     client_first: ClassVar[bool] = False
+    ignores_challenges: ClassVar[bool] = True
 
     authentication_identity: str = attrs.field(validator=validate_identity)
     _password: bytes = attrs.field(alias="password", repr=False, validator=validate_password)

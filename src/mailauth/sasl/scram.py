@@ -314,6 +314,15 @@ def _check_entropy(entropy: bytes) -> None:
         raise Malformed("must be at least 16 random bytes, new for each client")
 
 
+def check_entropy(entropy: bytes) -> None:
+    """Raise LocalProtocolError for a value that a client cannot use as *entropy*."""
+    check_type("entropy", bytes, entropy)
+    try:
+        _check_entropy(entropy)
+    except Malformed as error:
+        raise LocalProtocolError(f"entropy {error}") from None
+
+
 @attrs.define(kw_only=True, eq=False)
 class ScramClient(ABC):
     """Base class of the SCRAM mechanisms, client side.

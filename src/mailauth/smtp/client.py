@@ -52,7 +52,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def __init__(self, settings: ClientSettings | None = None, *, tls: Tls | None = None) -> None:
         check_type("settings", ClientSettings, settings, optional=True)
         self._settings = settings or ClientSettings()
-        super().__init__(tls=tls, max_unanswered=self._settings.max_unanswered)
+        super().__init__(
+            tls=tls, max_unanswered=self._settings.max_unanswered, strict_syntax=self._settings.strict_syntax
+        )
         self._state = State.GREETING
         self._projected = State.GREETING  # the state if every unanswered command is accepted
         self._extensions: Mapping[str, str] = {}
@@ -256,7 +258,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         return mechanism.upper() in self._extensions.get("AUTH", "").upper().split()
 
     def _start_login(self, exchange: sasl.ClientExchange) -> None:
-        room = _MAX_COMMAND - len(f"AUTH {exchange.mechanism} \r\n")
+        room = _MAX_COMMAND - len(f"AUTH {exchange.mechanism} \r\n") if self._initial_response else 0
         command = Auth(mechanism=exchange.mechanism, initial_response=exchange.begin(room))
         self._write_login_line(command, command.to_wire())
 
@@ -269,7 +271,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
             return self._succeed()
         if reply.code < 400:
             raise RemoteProtocolError(f"unexpected reply to AUTH: {reply.code}")
-        return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
+        return self._reject_login(reply)
+
+    def _reject_login(self, reply: Reply) -> ClientEvent | None:
+        if self._exchange is None:
+            raise RemoteProtocolError(f"unexpected reply to AUTH: {reply.code}")
+        return self._refuse_login(AuthenticationRejected(mechanism=self._exchange.mechanism, reply=reply), reply.code)
 
     # Replies
 
@@ -372,12 +379,12 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
         return self._replies_due > 0
 
-    def _take_shutdown_reply(self, reply: Reply) -> ClientEvent:
+    def _take_shutdown_reply(self, reply: Reply) -> ClientEvent | None:
         """Handle 421: the server closes, and the other commands get no reply (RFC 5321 section 3.8)."""
         self._shutdown_reply = True
         command = self._unanswered.popleft() if self._unanswered else None
         if isinstance(command, Auth):
-            return AuthenticationRejected(mechanism=self._end_login().mechanism, reply=reply)
+            return self._reject_login(reply)
         return ReplyReceived(command=command, reply=reply)
 
     def _apply(self, command: Command, row: Verb[Any] | None, reply: Reply) -> None:
@@ -396,7 +403,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if isinstance(command, (Mail, MessageComplete)) or effect in _RESETS:
             self._refusal = None
         if isinstance(command, Hello) and accepted:
-            self._extensions = parse_extensions(reply) if command.extended else {}
+            self._extensions = parse_extensions(reply, strict=self._strict_syntax) if command.extended else {}
             self._lmtp = command.lmtp
         elif isinstance(command, Mail):
             self._accepted_recipients = 0

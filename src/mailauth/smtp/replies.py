@@ -160,14 +160,14 @@ def join_lines(code: int, texts: list[str]) -> Reply:
     return Reply(code, "", "\n".join(texts))
 
 
-def parse_extensions(reply: Reply) -> dict[str, str]:
+def parse_extensions(reply: Reply, *, strict: bool = False) -> dict[str, str]:
     """Parse the reply to EHLO.  Return the parameters by keyword, such as ``{"SIZE": "100"}``.
 
-    ``AUTH=``, which old servers send, is treated as AUTH.
+    ``AUTH=``, which old servers send, is treated as AUTH.  A tab is a blank, unless *strict* is true.
     """
     extensions: dict[str, str] = {}
     for line in reply.text.split("\n")[1:]:
-        keyword, _, parameters = line.strip().partition(" ")
+        keyword, _, parameters = (line if strict else line.replace("\t", " ")).strip().partition(" ")
         keyword = keyword.upper()
         if keyword.startswith("AUTH="):
             parameters = f"{keyword[5:]} {parameters}"

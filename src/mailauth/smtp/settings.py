@@ -347,6 +347,9 @@ class ClientSettings:
     max_unwritten: int = attrs.field(default=1_048_576, validator=integer(65_536))
     """Maximum bytes queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Refuse replies that break the grammar in a harmless way.  docs/tolerance.md lists what is accepted otherwise."""
+
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
     """Rows of verbs that ``send()`` accepts too, or that replace the rows of the same name: the same rows as for a
     server (see ``Verb``).  The class of each command needs a method ``to_wire()``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -456,12 +456,20 @@ class AsyncClientConnection(AsyncConnection[E]):
         """
         self.machine.send(command)
 
-    def authenticate(self, *mechanisms: ClientMechanism) -> None:
-        """Log in with the first of *mechanisms* that the server offers.
+    def authenticate(
+        self,
+        *mechanisms: ClientMechanism,
+        initial_response: bool = True,
+        assume: Collection[str] = frozenset(),
+        retry_weaker: bool = False,
+    ) -> None:
+        """Log in with the first of *mechanisms* that the server offers; see ``ClientMachine.authenticate()``.
 
         Raises LocalProtocolError if it offers none of them.
         """
-        self.machine.authenticate(*mechanisms)
+        self.machine.authenticate(
+            *mechanisms, initial_response=initial_response, assume=assume, retry_weaker=retry_weaker
+        )
 
     async def flush(self) -> None:
         """Write all queued output, and wait until the system has accepted it.  Call it from the task that iterates.

@@ -1,7 +1,7 @@
 """The channel binding ``tls-server-end-point``: a digest of the server's certificate (RFC 5929 section 4).
 
-Only the signature algorithm is read from the certificate; nothing is verified.  The other current binding,
-``tls-exporter`` (RFC 9266), is not available: Python's ssl module has no exporter.
+Only the signature algorithm is read from the certificate; nothing is verified.  The ssl module computes ``tls-unique``
+(RFC 5929 section 3).  It has no exporter, so ``tls-exporter`` (RFC 9266) is not available.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Final, TypeAlias
 
 from ._der import element
 
-__all__ = ["NAME", "BindingContext", "Password", "channel_bindings", "server_end_point"]
+__all__ = ["NAME", "UNIQUE", "BindingContext", "Password", "channel_bindings", "server_end_point"]
 
 NAME: Final = "tls-server-end-point"
 """The registered name, which is also the key in ``Tls.channel_bindings``."""
+
+UNIQUE: Final = "tls-unique"
+"""The registered name of the binding that the ssl module computes from the handshake."""
 
 _SEQUENCE: Final = 0x30
 _OBJECT_IDENTIFIER: Final = 0x06
@@ -99,7 +102,7 @@ class BindingContext(ssl.SSLContext):
 
 
 def channel_bindings(certificate: bytes | None) -> dict[str, bytes]:
-    """Return the channel bindings of a connection to the server with *certificate* (DER), for ``Tls``.
+    """Return the channel bindings that depend on the server's *certificate* (DER), for ``Tls``.
 
     Empty if there is no certificate, or the RFC defines no binding for its signature algorithm.
     """

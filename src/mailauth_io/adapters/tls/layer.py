@@ -17,7 +17,7 @@ from ...limits import LOGGER
 from ...logs import Event
 from ..stream import READ_SIZE, Peer, Stream
 from ._client_hello import ClientHello
-from .channel_binding import BindingContext, channel_bindings
+from .channel_binding import UNIQUE, BindingContext, channel_bindings
 
 __all__ = ["POP3", "SMTP", "NoApplicationProtocol", "TlsLayer", "TlsOptions", "log_tls_failure", "start_tls"]
 
@@ -147,14 +147,21 @@ class TlsLayer:
         )
 
     def _channel_bindings(self) -> dict[str, bytes]:
-        """Return the bindings of the server's certificate.
+        """Return the channel bindings: ``tls-server-end-point``, and ``tls-unique`` from the handshake.
 
-        A client receives the certificate in the handshake.  A server knows it only if the context is a BindingContext.
+        A client receives the certificate in the handshake.  A server knows it only if the context is a BindingContext,
+        and has no binding otherwise: with ``tls-unique`` alone it would offer -PLUS forms that few clients can use.
+        TLS 1.3 does not define ``tls-unique``; OpenSSL returns the client's Finished message, which Cyrus SASL uses.
         """
-        if not self._object.server_side:
-            return channel_bindings(self._object.getpeercert(binary_form=True))
-        context = self._object.context  # may have been set by an sni_callback
-        return context.channel_bindings if isinstance(context, BindingContext) else {}
+        if self._object.server_side:
+            context = self._object.context  # may have been set by an sni_callback
+            found = context.channel_bindings if isinstance(context, BindingContext) else {}
+            if not found:
+                return {}
+        else:
+            found = channel_bindings(self._object.getpeercert(binary_form=True))
+        unique = self._object.get_channel_binding(UNIQUE)
+        return found if unique is None else {**found, UNIQUE: unique}
 
 
 async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: bool) -> TlsLayer:
