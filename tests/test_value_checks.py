@@ -217,6 +217,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "peer_certificate": "mapping or None",
             "offered": "names",
             "scram_decoy": "decoy",
+            "strict_syntax": "flag",
         },
     ),
     *((make, {**valid, "tls": True}, {"tls": "flag"}) for make, valid in SERVERS.items()),

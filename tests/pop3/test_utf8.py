@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import attrs
 import pytest
 
 from mailauth import LocalProtocolError, Send, pop3, sasl
@@ -134,15 +135,34 @@ def test_user_and_pass_are_prepared_as_utf8() -> None:
     assert (question.authentication_identity, question.password) == (NAME, "gr\u00fc\u00dfe dich".encode())
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"\xc3", "\u0378\u200e".encode(), "a\u0085".encode()])
-def test_invalid_utf8_and_prohibited_characters_are_rejected(data: bytes) -> None:
+NOT_UTF8 = [b"\xff", b"\xc3", b"gr\xfcn"]
+PROHIBITED = ["\u0378\u200e".encode(), "a\u0085".encode()]
+
+
+@pytest.mark.parametrize(
+    ("data", "strict"),
+    [*((data, True) for data in NOT_UTF8), *((data, s) for data in PROHIBITED for s in (False, True))],
+)
+def test_invalid_utf8_and_prohibited_characters_are_rejected(data: bytes, strict: bool) -> None:
     """RFC 6856 section 2.2; the reply to USER does not show it, because it is +OK for every name."""
-    connection, application = server(OPEN, TLS), Jorg(b"")
+    connection, application = server(attrs.evolve(OPEN, strict_syntax=strict), TLS), Jorg(b"")
     settle(connection, application)
     assert ask(connection, application, b"USER " + data).startswith(b"+OK")
     assert ask(connection, application, b"PASS x").startswith(b"-ERR")
     assert ask(connection, application, b"USER alice", b"PASS " + data).splitlines()[-1].startswith(b"-ERR")
     assert application.asked == []
+
+
+@pytest.mark.parametrize("password", NOT_UTF8)
+def test_password_that_is_not_utf8_is_passed_on_as_received(password: bytes) -> None:
+    """Old clients send Latin-1.  A name is still rejected."""
+    connection, application = server(OPEN, TLS), Jorg(b"")
+    talk(connection, application, b"USER alice\r\nPASS " + password + b"\r\n")
+    (question,) = application.asked
+    assert isinstance(question, sasl.CheckPassword)
+    assert question.password == password
+    assert ask(connection, application, b"USER " + password, b"PASS x").splitlines()[-1].startswith(b"-ERR")
+    assert len(application.asked) == 1
 
 
 def test_server_without_utf8_passes_password_bytes_unchanged() -> None:

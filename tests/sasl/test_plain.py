@@ -74,7 +74,6 @@ def test_identities_and_passwords_of_255_bytes_are_accepted() -> None:
         b"\0\0",
         b"\0t\xffm\0secret",
         b"\xff\0tim\0secret",
-        b"\0tim\0\xff",
         b"\0" + b"x" * 256 + b"\0secret",
         b"x" * 256 + b"\0tim\0secret",
         b"\0tim\0" + b"x" * 1025,
@@ -88,6 +87,25 @@ def test_invalid_response_is_malformed(response: bytes) -> None:
     assert server.respond(response) is Fault.MALFORMED
     with pytest.raises(LocalProtocolError):
         server.resolve(ACCEPT)
+
+
+@pytest.mark.parametrize("password", [b"\xff", b"gr\xfcn", b"\xc3", b"\xed\xa0\x80"])
+def test_password_that_is_not_utf_8_is_passed_on_as_received_unless_syntax_is_strict(password: bytes) -> None:
+    """RFC 4616 section 2 requires UTF-8; old clients send Latin-1."""
+    assert asked(b"\0tim\0" + password).password == password
+    assert PlainServer(tls=True, strict_syntax=True).respond(b"\0tim\0" + password) is Fault.MALFORMED
+
+
+def test_limits_hold_for_passwords_that_are_not_utf_8() -> None:
+    assert asked(b"\0tim\0" + b"\xff" * 1024).password == b"\xff" * 1024
+    assert PlainServer(tls=True).respond(b"\0tim\0" + b"\xff" * 1025) is Fault.MALFORMED
+
+
+@given(st.binary(max_size=12) | st.text(max_size=12).map(str.encode))
+def test_where_strict_syntax_accepts_a_password_both_pass_on_the_same(password: bytes) -> None:
+    strict = PlainServer(tls=True, strict_syntax=True).respond(b"\0tim\0" + password)
+    if isinstance(strict, CheckPassword):
+        assert PlainServer(tls=True).respond(b"\0tim\0" + password) == strict
 
 
 @given(st.binary(max_size=30))

@@ -373,7 +373,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 given = self._exchange
                 if given is None:
                     return self._reject(row.name, line, _standard_replies.BAD_SEQUENCE)
-                self._proceed(given, given.respond(self._prepared(command.argument)))
+                self._proceed(given, given.respond(self._prepared(command.argument, password=True)))
                 return None
             case Apop():
                 exchange = self._begin("APOP", self._timestamp)
@@ -413,13 +413,18 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._settings.mechanisms.create(mechanism, context), strict=self._settings.strict_syntax
         )
 
-    def _prepared(self, argument: bytes) -> bytes:
-        """Return a name or password prepared by SASLprep; empty if it is invalid (RFC 6856 section 2.2)."""
+    def _prepared(self, argument: bytes, *, password: bool = False) -> bytes:
+        """Return a name or password prepared by SASLprep; empty if it is invalid (RFC 6856 section 2.2).
+
+        A password that is not UTF-8, as some old clients send it, is returned unchanged, unless syntax is strict.
+        """
         if argument.isascii() or not self._settings.utf8:
             return argument
         try:
             return sasl.saslprep(argument.decode("utf-8"), query=True).encode("utf-8")
-        except (UnicodeDecodeError, Malformed):
+        except UnicodeDecodeError:
+            return argument if password and not self._settings.strict_syntax else b""
+        except Malformed:
             return b""
 
     def _challenge(self, data: bytes) -> None:

@@ -132,9 +132,10 @@ class CheckPassword(Question[Accept | Refusal]):
 
     authentication_identity: str = attrs.field(validator=_TEXT)
     password: bytes = attrs.field(repr=False, validator=_BYTES)
-    """From PLAIN it is UTF-8 prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with a prepared password.
-    The same is true for USER on a POP3 server that offers UTF8 (RFC 6856 section 2.2).  From LOGIN it is the bytes as
-    received, since no RFC requires preparation."""
+    """From PLAIN it is prepared by ``saslprep()`` (RFC 4616 section 2), so compare it with a prepared password.  The
+    same is true for USER on a POP3 server that offers UTF8 (RFC 6856 section 2.2).  From LOGIN it is the bytes as
+    received, since no RFC requires preparation.  It need not be UTF-8: from PLAIN and USER, other bytes are as received
+    too, unless ``strict_syntax`` is set."""
 
     mechanism: str = attrs.field(validator=_TEXT)
     """The registered name of the mechanism; ``USER`` for USER and PASS."""

@@ -71,10 +71,19 @@ class Context:
     """The mechanisms offered to this client now.  From them SCRAM detects that an attacker removed its -PLUS form."""
     scram_decoy: ScramDecoy | None = attrs.field(default=None, validator=value_of(ScramDecoy, optional=True))
     """The source of salts for identities without keys; required for SCRAM."""
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Whether responses that break the rules of a mechanism in a harmless way are malformed."""
 
     @classmethod
     def of(
-        cls, tls: Tls | None, *, nonce: str, host_name: str, offered: Iterable[str], scram_decoy: ScramDecoy | None
+        cls,
+        tls: Tls | None,
+        *,
+        nonce: str,
+        host_name: str,
+        offered: Iterable[str],
+        scram_decoy: ScramDecoy | None,
+        strict_syntax: bool = False,
     ) -> Self:
         """Return the Context of an exchange on a connection with this TLS layer; *tls* is None without TLS."""
         return cls(
@@ -85,6 +94,7 @@ class Context:
             peer_certificate=None if tls is None else tls.peer_certificate,
             offered=frozenset(offered),
             scram_decoy=scram_decoy,
+            strict_syntax=strict_syntax,
         )
 
     @property
@@ -184,7 +194,7 @@ class Mechanisms:
 
 def _defaults() -> dict[str, ServerFactory]:
     factories: dict[str, ServerFactory] = {
-        "PLAIN": lambda context: PlainServer(tls=context.tls),
+        "PLAIN": lambda context: PlainServer(tls=context.tls, strict_syntax=context.strict_syntax),
         "LOGIN": lambda context: LoginServer(tls=context.tls),
     }
     if MD5_AVAILABLE:

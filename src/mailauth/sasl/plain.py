@@ -10,8 +10,11 @@ from typing import ClassVar
 
 import attrs
 
+from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ._fields import (
+    check_password,
+    is_utf_8,
     prepare_identity,
     prepare_password,
     validate_authorization_identity,
@@ -26,20 +29,26 @@ class PlainServer(PasswordServer):
     """PLAIN, server side.  *tls* says whether the connection uses TLS; it is only copied into the question.
 
     Identities and password are prepared by ``saslprep()`` as queries (RFC 4616 section 2), because keyboards
-    and operating systems encode the same text differently.
+    and operating systems encode the same text differently.  A password that is not UTF-8, as some old clients send it,
+    is passed on as received, unless *strict_syntax* is true.
 
         >>> sasl.PlainServer(tls=True).respond(b"\\0tim\\0tanstaaftanstaaf")
         CheckPassword(authentication_identity='tim', mechanism='PLAIN', tls=True)
     """
 
-    __slots__ = ()
+    __slots__ = ("_strict_syntax",)
 
     name: ClassVar[str] = "PLAIN"
+
+    def __init__(self, *, tls: bool, strict_syntax: bool = False) -> None:
+        super().__init__(tls=tls)
+        check_type("strict_syntax", bool, strict_syntax)
+        self._strict_syntax = strict_syntax
 
     def respond(self, response: bytes | None) -> Step:
         """Return an empty Challenge if *response* is None, else CheckPassword.
 
-        Returns Fault.MALFORMED unless the response has three valid fields of UTF-8.  An authorization identity that
+        Returns Fault.MALFORMED unless the response has three valid fields.  An authorization identity that
         equals the authentication identity counts as empty: mutt, git and Java send it.
         """
         if response is None:
@@ -51,7 +60,10 @@ class PlainServer(PasswordServer):
         try:
             authentication_identity = prepare_identity(name)
             authorization_identity = prepare_identity(acting_as) if acting_as else ""
-            password = prepare_password(password, query=True)
+            if self._strict_syntax or is_utf_8(password):
+                password = prepare_password(password, query=True)
+            else:
+                check_password(password)
         except Malformed:
             return Fault.MALFORMED
         self.authentication_identity = authentication_identity

@@ -187,7 +187,12 @@ class ServerSettings:
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """Return the context from which a mechanism is created."""
         return sasl.Context.of(
-            tls, nonce=nonce, host_name=self.host_name, offered=self.offered(tls), scram_decoy=self.scram_decoy
+            tls,
+            nonce=nonce,
+            host_name=self.host_name,
+            offered=self.offered(tls),
+            scram_decoy=self.scram_decoy,
+            strict_syntax=self.strict_syntax,
         )
 
     def offered(self, tls: Tls | None) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
 from ..logs import describe_error
 from ..server.config import shared_port
+from ..stores.credentials import Plain
 from . import grants_option, references, relay_option
 from .errors import ConfigError
 from .renewal import RenewingContext
@@ -471,6 +472,11 @@ def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
         warnings.append(authenticator.timing_warning)
     if not _NEED_STORED_SECRETS.isdisjoint(settings.mechanisms):
         warnings += authenticator.unavailable_mechanisms
+    if settings.strict and any(isinstance(each, Plain) and not each.utf8 for each in accounts.credentials()):
+        warnings.append(
+            f"With {settings.names('strict')}, PLAIN and USER refuse the password of an account, because it is not "
+            "UTF-8. Set another password with mailauth passwd."
+        )
     if not (sasl.MD5_AVAILABLE or _NEED_MD5.isdisjoint(settings.mechanisms)):
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:

@@ -25,6 +25,10 @@ _NO_SECRETS: Final = (
     "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: they require a plain-text password ({PLAIN}) for every account."
 )
 _NO_KEYS: Final = "SCRAM-SHA-256 is not available: it requires a {SCRAM-SHA-256} or {PLAIN} password for every account."
+_PROHIBITED: Final = (
+    "PLAIN refuses the password of an account: it contains a control character, or another that SASLprep prohibits "
+    "(RFC 4013). Set another password with mailauth passwd."
+)
 _NOT_PREPARED: Final = (
     "SCRAM is not available: the password of an account contains characters that SCRAM does not allow (RFC 4013)."
 )
@@ -125,7 +129,10 @@ class Authenticator:
 
     @property
     def unavailable_mechanisms(self) -> tuple[str, ...]:
-        """One sentence for each group of mechanisms that is not offered because some account does not support it."""
+        """One sentence for each group of mechanisms that is not offered because some account does not support it.
+
+        One more if PLAIN refuses the password of an account.
+        """
         sentences: list[str] = []
         if Proof.SECRET not in self._proofs:
             sentences.append(_NO_SECRETS)
@@ -133,6 +140,8 @@ class Authenticator:
                 sentences.append(_NO_KEYS)
         elif Proof.SCRAM_SHA_1 not in self._proofs:
             sentences.append(_NOT_PREPARED)
+        if any(isinstance(credential, Plain) and credential.prohibited for credential in self._credentials):
+            sentences.append(_PROHIBITED)
         return tuple(sentences)
 
     async def refresh(self, *, at_once: bool = False) -> Changes | None:

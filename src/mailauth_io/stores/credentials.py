@@ -148,6 +148,24 @@ class Plain(Credential):
         return self.PROOFS if _storable(self.password) else self.PROOFS - {Proof.SCRAM_SHA_1, Proof.SCRAM_SHA_256}
 
     @property
+    def prohibited(self) -> bool:
+        """Whether PLAIN refuses the password, since SASLprep prohibits it (RFC 4616 section 2)."""
+        try:
+            _check_usable(self.password)
+        except CredentialError:
+            return self.utf8
+        return False
+
+    @property
+    def utf8(self) -> bool:
+        """Whether the password is UTF-8.  If it is not, clients must send the same bytes."""
+        try:
+            self.password.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    @property
     def kind(self) -> str:
         return "{PLAIN}"
 
@@ -169,6 +187,20 @@ def _storable(password: bytes) -> bool:
         return sasl.saslprep(password.decode("utf-8")) != ""
     except (Malformed, UnicodeDecodeError):
         return False
+
+
+def _check_usable(password: bytes) -> None:
+    """Raise CredentialError for a password that PLAIN, the most common mechanism, refuses (RFC 4616 section 2)."""
+    try:
+        text = password.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CredentialError("is not valid UTF-8; use another password") from None
+    if _CONTROL.search(text):
+        raise CredentialError("contains a control character, such as CR or TAB, which logins do not allow (RFC 4013)")
+    try:
+        sasl.saslprep(text, query=True)
+    except Malformed as error:
+        raise CredentialError(f"cannot be used to log in: {error} (RFC 4013); use another password") from None
 
 
 def _derive(password: bytes, hash_name: str, salt: bytes) -> sasl.ScramKeys | None:
@@ -232,6 +264,7 @@ def _as_hashed(name: str, password: bytes) -> bytes:
     return password[:BCRYPT_BYTES] if name == "bcrypt" else password
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FIELD: Final = re.compile(rb"\{([A-Za-z0-9.-]{1,32})\}")
 _SCRAM: Final = re.compile(r"([1-9][0-9]{3,8}),([A-Za-z0-9+/=]+),([A-Za-z0-9+/=]+),([A-Za-z0-9+/=]+)")
 
@@ -327,7 +360,8 @@ _COSTS: Final = ("rounds", "memory_cost", "parallelism")
 def write_credential(scheme: str, password: bytes) -> str:
     """Return the password field for *password*.  *scheme* is PLAIN, SCRAM-SHA-256 or a hash scheme.
 
-    Raises CredentialError if the scheme cannot store *password*, and HashesMissing as ``read_credential`` does.
+    Raises CredentialError if the scheme cannot store *password* or no login could use it, and HashesMissing as
+    ``read_credential`` does.
     """
     if scheme not in ("PLAIN", "SCRAM-SHA-256", *_HASHES):
         raise CredentialError(f"cannot be stored with the scheme {scheme!r}; use one of {_KNOWN}, without braces")
@@ -335,13 +369,15 @@ def write_credential(scheme: str, password: bytes) -> str:
     if prepared_password is None or b"\n" in prepared_password:
         raise CredentialError(f"must be 1 to {MAX_PASSWORD} bytes, without NUL or newline")
     password = prepared_password
-    try:
-        password.decode("utf-8")
-    except UnicodeDecodeError:
-        raise CredentialError("is not valid UTF-8; use another password") from None
+    _check_usable(password)
     if scheme == "PLAIN":
         if b":" in password:
             raise CredentialError("contains a colon, which ends the field in the file; use another scheme")
+        if not _storable(password):
+            raise CredentialError(
+                "contains characters that SCRAM does not allow (RFC 4013), such as an emoji, so that no account could"
+                " use SCRAM; use another scheme, such as ARGON2ID, or another password"
+            )
         return "{PLAIN}" + password.decode("utf-8")
     if scheme == "SCRAM-SHA-256":
         keys = _derive(password, "sha256", secrets.token_bytes(SALT_SIZE))

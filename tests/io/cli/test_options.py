@@ -631,6 +631,23 @@ def test_password_that_is_invalid_for_scram_disables_scram(password: str) -> Non
     assert "SCRAM-SHA-256" not in serving_.config.smtp_settings(proofs).mechanisms
 
 
+@pytest.mark.parametrize(("password", "says"), [(b"won\tderland", True), (b"a\xc2\x85", True), (b"wonderland", False)])
+def test_warning_reports_password_that_plain_refuses(tmp_path: Path, password: bytes, says: bool) -> None:
+    path = Path(accounts_file(tmp_path, ""))
+    path.write_bytes(b"alice:{PLAIN}" + password + b"\n")
+    found = [warning for warning in read("--accounts", str(path)).warnings if "PLAIN refuses the password" in warning]
+    assert bool(found) == says
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_warning_reports_latin_1_password_if_syntax_is_strict(tmp_path: Path, strict: bool) -> None:
+    path = Path(accounts_file(tmp_path, ""))
+    path.write_bytes(b"alice:{PLAIN}gr\xfcn\n")
+    warnings = read("--accounts", str(path), *(["--strict"] if strict else [])).warnings
+    assert any("SCRAM is not available" in warning for warning in warnings)
+    assert any("PLAIN and USER refuse the password" in warning for warning in warnings) == strict
+
+
 def test_warnings_report_mechanisms_unavailable_with_stored_keys(tmp_path: Path) -> None:
     path = accounts_file(tmp_path, f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
     warnings = " ".join(read("--accounts", path).warnings)

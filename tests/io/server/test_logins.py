@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trustme
@@ -13,7 +15,16 @@ from mailauth import RemoteProtocolError, sasl
 from mailauth_io import server, stores
 from mailauth_io.stores import Account, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
-from tests.io.logins import Login, by_both_protocols, context, on_both_ports, refused, server_context
+from tests.io.logins import (
+    Login,
+    by_both_protocols,
+    context,
+    on_both_ports,
+    pop3_login,
+    refused,
+    server_context,
+    smtp_login,
+)
 from tests.io.server_support import PASSWORD, Run, at_once, on_both_loops, run_on_asyncio
 
 TOKEN = "t0ken"
@@ -262,3 +273,42 @@ def test_non_utf8_password_is_accepted_by_login_mechanism(run: Run, login: Login
             assert await login(ports, context(), mechanism, False) == end
 
     meet(run, MemoryAccounts([stores.from_password("alice", data)]), client)
+
+
+class RawPlain:
+    """A client of PLAIN that sends a password in any encoding, as old clients do."""
+
+    name: ClassVar[str] = "PLAIN"
+    client_first: ClassVar[bool] = True
+    satisfied = True
+
+    def __init__(self, password: bytes) -> None:
+        self.password = password
+
+    def respond(self, challenge: bytes | None) -> bytes:
+        return b"\0alice\0" + self.password
+
+
+@on_both_loops
+def test_latin_1_password_works_with_each_offered_mechanism_that_can_carry_it(run: Run, tmp_path: Path) -> None:
+    """The client must send the same bytes; SCRAM is not offered."""
+    path = tmp_path / "users"
+    path.touch(mode=0o600)
+    path.write_bytes(b"alice:{PLAIN}gr\xfcn\n")
+    accounts = MemoryAccounts(file=stores.AccountsFile(path))
+
+    async def client(ports: server.RunningServer) -> None:
+        for password, right in ((b"gr\xfcn", True), (b"gr\xfcN", False)):
+            raw: list[sasl.ClientMechanism] = [
+                RawPlain(password),
+                sasl.LoginClient(authentication_identity="alice", password=password),
+                sasl.CramMd5Client(authentication_identity="alice", password=password),
+            ]
+            user = sasl.UserPassClient(authentication_identity="alice", password=password)
+            for login, mechanisms in ((smtp_login, raw), (pop3_login, [*raw, user])):
+                for mechanism in mechanisms:
+                    expected = "ok" if right else refused(login)
+                    assert await login(ports, context(), mechanism, False) == expected, mechanism.name
+        assert await smtp_login(ports, context(), scram("alice"), False) == "not offered"
+
+    meet(run, accounts, client)

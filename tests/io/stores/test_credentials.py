@@ -129,12 +129,25 @@ def test_written_credentials_are_salted() -> None:
         ("PLAIN", b"hunter:2", "colon"),
         ("BLF-CRYPT", b"hunter" * 20, "72 bytes"),
         ("SCRAM-SHA-256", "hunter\u0221".encode(), "RFC 4013"),
+        ("PLAIN", "hunter\U0001f642".encode(), "SCRAM does not allow"),
+        *((scheme, b"hunter\r", "control character, such as CR") for scheme in WRITTEN),
+        *((scheme, b"hunter\t2", "control character") for scheme in WRITTEN),
+        *((scheme, "hunter\x85".encode(), "control character") for scheme in WRITTEN),
+        *((scheme, "hunter\u200e".encode(), "SASLprep prohibits") for scheme in WRITTEN),
+        *((scheme, "hunter\u0627".encode(), "both writing directions") for scheme in WRITTEN),
     ],
 )
 def test_unsupported_password_is_rejected_without_quoting_it(scheme: str, password: bytes, message: str) -> None:
     with pytest.raises(CredentialError, match=message) as caught:
         write_credential(scheme, password)
     assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in WRITTEN if scheme not in ("PLAIN", "SCRAM-SHA-256")])
+def test_password_with_an_emoji_can_be_hashed(scheme: str) -> None:
+    """Accounts with a hash use PLAIN, LOGIN and USER, and each of them can carry it."""
+    password = "hunter\U0001f642".encode()
+    assert read(write_credential(scheme, password)).check(password)
 
 
 def test_error_without_libpass_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
