@@ -68,6 +68,26 @@ def add(parser: argparse.ArgumentParser, *, ports: str, user_required: bool) -> 
         "--token-file", type=file, metavar="FILE", help="file that contains an access token, for OAUTHBEARER or XOAUTH2"
     )
     parser.add_argument(
+        "--mechanism", action="append", default=[], metavar="NAME", type=str.upper,
+        help="use only this mechanism, such as PLAIN, for the login (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--channel-binding", choices=("require", "prefer", "none"), default="prefer",
+        help="whether SCRAM is bound to the TLS connection; none is for servers that refuse it (default: prefer)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--assume", action="append", default=[], metavar="NAME", type=str.upper,
+        help="use this mechanism although the server does not list it (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-initial-response", action="store_true",
+        help="send the first response of the login only after the server has asked for it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retry-weaker", action="store_true",
+        help="if the server refuses the login, try it with weaker mechanisms too, at most two",
+    )  # fmt: skip
+    parser.add_argument(
         "--timeout", type=argument(parsers.seconds), default=60.0, metavar="SECONDS",
         help="seconds to wait for the connection and for each reply (default: 60)",
     )  # fmt: skip
@@ -104,11 +124,23 @@ def _login(options: argparse.Namespace) -> object:
             if getattr(options, name) is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} needs --user")
         return None
+    token = password = None
     if options.token_file is not None:
-        return Login(options.user, token=_read("--token-file", options.token_file))
-    if options.password_file is not None:
-        return Login(options.user, _read("--password-file", options.password_file))
-    return Login(options.user, os.environb.get(PASSWORD_VARIABLE.encode()) or _ask())
+        token = _read("--token-file", options.token_file)
+    elif options.password_file is not None:
+        password = _read("--password-file", options.password_file)
+    else:
+        password = os.environb.get(PASSWORD_VARIABLE.encode()) or _ask()
+    return Login(
+        options.user,
+        password,
+        token=token,
+        mechanisms=tuple(options.mechanism),
+        channel_binding=options.channel_binding,
+        initial_response=not options.no_initial_response,
+        assume=options.assume,
+        retry_weaker=options.retry_weaker,
+    )
 
 
 def _read(flag: str, path: Path) -> bytes:
@@ -129,9 +161,11 @@ def _ask() -> bytes:
 
 def text_of(error: Exception) -> str:
     """Return the text of a ClientError, with options in place of the arguments that it says to pass."""
+    from ..adapters.tls.channel_binding import WITHOUT_HINT
     from ..adapters.tls.verification import NAME_HINT, TRUST_HINT
 
     text = str(error).replace(TRUST_HINT, "use --ca FILE to trust its CA")
+    text = text.replace(WITHOUT_HINT, "use --channel-binding none")
     return text.replace(NAME_HINT, "use a --host that is in the certificate")
 
 

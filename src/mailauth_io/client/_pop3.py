@@ -17,7 +17,7 @@ from mailauth import Command, MessageChunk, Tls, pop3, sasl
 
 from ..adapters import AsyncClientConnection
 from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
-from .errors import AuthenticationFailed, ClientError, ConnectionFailed, MessageTooLarge, ServerRejected
+from .errors import ClientError, ConnectionFailed, MessageTooLarge, ServerRejected
 
 T = TypeVar("T")
 
@@ -219,10 +219,7 @@ class Pop3Client:
             await self.execute(pop3.Utf8())  # without it, a server may withhold messages with a UTF-8 header (RFC 6856)
         login = to_login(login)
         if login is not None:
-            self._session.authenticate(*login.client_mechanisms(self.tls))
-            reply = await self._reply()
-            if not reply.positive:
-                raise AuthenticationFailed(f"the server rejected the login of {login.name}: {reply}", reply)
+            await self._session.log_in(login)
 
 
 def _pair(line: str, verb: str) -> tuple[int, str]:

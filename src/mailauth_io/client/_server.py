@@ -6,18 +6,29 @@ import contextlib
 import os
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, get_args
 
 import attrs
 
-from mailauth import ClientMachine, Command, LocalProtocolError, MessageChunk, RemoteProtocolError, Tls, sasl
+from mailauth import (
+    ClientMachine,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    RemoteProtocolError,
+    Tls,
+    pop3,
+    sasl,
+    smtp,
+)
 
 from .._event_loop import current_adapter, fail_after
 from ..adapters import AsyncClientConnection
+from ..adapters.tls.channel_binding import WITHOUT_HINT
 from ..adapters.tls.verification import describe_verification
 from ..limits import Limits
-from .errors import ConnectionFailed, NotSupported
+from .errors import AuthenticationFailed, ConnectionFailed, NotSupported, ServerRejected
 
 E = TypeVar("E")
 M = TypeVar("M", bound=ClientMachine[Any])
@@ -44,6 +55,28 @@ def _check_mechanisms(login: object, attribute: attrs.Attribute[Any], value: Any
         )
 
 
+def _check_channel_binding(login: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value not in get_args(sasl.ChannelBinding):
+        raise ValueError(f'channel_binding must be "require", "prefer" or "none", not {value!r}')
+
+
+def _check_flag(login: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name} must be True or False, not {type(value).__name__}")
+
+
+def _to_names(value: Any) -> frozenset[str]:
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        names = tuple(cast("Collection[object]", value))
+        if all(isinstance(name, str) for name in names):
+            return frozenset(cast("tuple[str, ...]", names))
+    raise TypeError(f'assume must be a set of names, such as {{"PLAIN"}}, not {type(value).__name__}')
+
+
+_ANY_TLS: Final = Tls(version="TLSv1.3", channel_bindings={"tls-exporter": b"any"})
+"""A connection on which every mechanism can be used, to check a login."""
+
+
 @attrs.frozen
 class Login:
     """A user name with a password or with an access token.  A tuple ``(name, password)`` can be passed instead.
@@ -51,6 +84,11 @@ class Login:
     The strongest mechanism that the server offers is used: SCRAM (with channel binding), CRAM-MD5, APOP, then those
     that send the password.  A token is sent by OAUTHBEARER (RFC 7628) or XOAUTH2.  *mechanisms* restricts the choice to
     the mechanisms with these names, such as ``("PLAIN",)``.
+
+    The others are for servers with which this fails.  *channel_binding*: ``"prefer"``, ``"require"`` or ``"none"``, as
+    in ``sasl.password_mechanisms()``.  *initial_response* False: send the first response only after the server has
+    asked for it.  *assume*: the names of mechanisms that the server has and does not list.  *retry_weaker*: after a
+    refusal try the next mechanism, at most two more, as ``sasl.mechanisms_after_refusal()`` allows.
 
     Raises ValueError or TypeError if a value cannot be sent by any mechanism; the text does not contain the secret.
 
@@ -64,6 +102,10 @@ class Login:
     password: str | bytes | None = attrs.field(default=None, repr=False)
     token: str | bytes | None = attrs.field(default=None, kw_only=True, repr=False)
     mechanisms: tuple[str, ...] = attrs.field(default=(), kw_only=True, validator=_check_mechanisms)
+    channel_binding: sasl.ChannelBinding = attrs.field(default="prefer", kw_only=True, validator=_check_channel_binding)
+    initial_response: bool = attrs.field(default=True, kw_only=True, validator=_check_flag)
+    assume: frozenset[str] = attrs.field(default=frozenset(), kw_only=True, converter=_to_names)
+    retry_weaker: bool = attrs.field(default=False, kw_only=True, validator=_check_flag)
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(cast(object, self.name), str):
@@ -71,33 +113,52 @@ class Login:
         if (self.password is None) == (self.token is None):
             raise ValueError("a Login needs a password or a token, and not both")
         possible = _PASSWORD_MECHANISMS if self.token is None else _TOKEN_MECHANISMS
-        for name in self.mechanisms:
+        for name in (*self.mechanisms, *self.assume):
             if name.upper() not in possible:
                 secret = "password" if self.token is None else "token"
                 raise ValueError(f"no mechanism of a {secret} is called {name!r}; use {', '.join(possible)}")
+        if self.channel_binding == "require" and not any(name.endswith("-PLUS") for name in self._wanted or possible):
+            raise ValueError('channel_binding="require" needs a password and a mechanism such as SCRAM-SHA-256-PLUS')
+        found: tuple[sasl.ClientMechanism, ...] = ()
         problem = ""
         try:
-            self.client_mechanisms(None)
+            found = self.client_mechanisms(_ANY_TLS)
         except LocalProtocolError as error:
             problem = str(error)
         if problem:  # raised here, since the context of an exception may contain the secret
             raise ValueError(f"the login cannot be sent: {problem}")
+        if not found:
+            raise ValueError(f"the login cannot be sent: {', '.join(self.mechanisms)} cannot carry this password")
 
     def client_mechanisms(self, tls: Tls | None) -> tuple[sasl.ClientMechanism, ...]:
-        """Return the mechanisms for one login, the preferred first."""
+        """Return the mechanisms for one login, the preferred first.
+
+        Raises LocalProtocolError if no mechanism can be used on a connection with this TLS layer.
+        """
         found: tuple[sasl.ClientMechanism, ...]
         if self.password is not None:
             password = _encoded(self.password)
-            entropy = secrets.token_bytes(32)
-            found = sasl.password_mechanisms(self.name, password, entropy=entropy, tls=tls, clear_text=True)
+            # Without -PLUS forms the client must not tell the server that it supports them (RFC 5802 section 6).
+            plus = not self._wanted or any(name.endswith("-PLUS") for name in self._wanted)
+            found = sasl.password_mechanisms(
+                self.name,
+                password,
+                entropy=secrets.token_bytes(32),
+                tls=tls,
+                clear_text=True,
+                channel_binding=self.channel_binding if plus else "none",
+            )
         else:
             token = _encoded(self.token or b"")
             found = (
                 sasl.OauthBearerClient(authorization_identity=self.name, token=token),
                 sasl.Xoauth2Client(authorization_identity=self.name, token=token),
             )
-        wanted = {name.upper() for name in self.mechanisms}
-        return tuple(mechanism for mechanism in found if not wanted or mechanism.name in wanted)
+        return tuple(mechanism for mechanism in found if not self._wanted or mechanism.name in self._wanted)
+
+    @property
+    def _wanted(self) -> frozenset[str]:
+        return frozenset(name.upper() for name in self.mechanisms)
 
 
 def _encoded(value: str | bytes) -> bytes:
@@ -213,6 +274,24 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _one_line(reply: object) -> str:
+    return " ".join(str(reply).split())
+
+
+def _refusals(event: smtp.AuthenticationRejected | pop3.AuthenticationRejected) -> str:
+    """Return the replies that refused a login, in one line, and what to do about refused channel bindings."""
+    text = _one_line(event.reply)
+    if event.earlier:
+        refused = "; ".join(f"{each.mechanism}: {_one_line(each.reply)}" for each in event.earlier)
+        text = f"{text} ({event.mechanism}; before, {refused})"
+    if event.channel_bindings:
+        text += (
+            f"; it refused {event.mechanism} with the channel binding {' and '.join(event.channel_bindings)}: if the"
+            f" password is right, {WITHOUT_HINT}"
+        )
+    return text
+
+
 class Session(Generic[E]):
     """A connection whose events are awaited one at a time, each within the timeout."""
 
@@ -288,7 +367,33 @@ class Session(Generic[E]):
                 return event
         raise ConnectionFailed("the connection was closed before the server replied")
 
-    def authenticate(self, *mechanisms: sasl.ClientMechanism) -> None:
+    async def log_in(self, login: Login) -> None:
+        """Log in.  Raises AuthenticationFailed if the server refuses it, NotSupported if no mechanism can be used."""
+        try:
+            mechanisms = login.client_mechanisms(self.tls)
+        except LocalProtocolError as error:
+            raise NotSupported(f"cannot log in: {error}") from None
+        self.authenticate(
+            *mechanisms,
+            initial_response=login.initial_response,
+            assume=login.assume,
+            retry_weaker=login.retry_weaker,
+        )
+        event: Any = await self.event()
+        if isinstance(event, smtp.AuthenticationRejected | pop3.AuthenticationRejected):
+            raise AuthenticationFailed(
+                f"the server rejected the login of {login.name}: {_refusals(event)}", event.reply
+            )
+        if not isinstance(event, sasl.Authenticated):
+            raise ServerRejected(f"the server ended the session: {_one_line(event.reply)}", event.reply)
+
+    def authenticate(
+        self,
+        *mechanisms: sasl.ClientMechanism,
+        initial_response: bool = True,
+        assume: Collection[str] = frozenset(),
+        retry_weaker: bool = False,
+    ) -> None:
         """Begin a login.  Raises ConnectionFailed after the end, NotSupported if none of *mechanisms* is offered."""
         self._check_not_ended()
         if not mechanisms:
@@ -296,7 +401,9 @@ class Session(Generic[E]):
         if not self.is_open:
             return  # event() tells why
         try:
-            self.connection.authenticate(*mechanisms)
+            self.connection.authenticate(
+                *mechanisms, initial_response=initial_response, assume=assume, retry_weaker=retry_weaker
+            )
         except LocalProtocolError as error:
             raise NotSupported(f"cannot log in: {error}") from None
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Final, Literal, Self, TypeAlias, cast
 
@@ -18,7 +18,6 @@ from ..adapters import AsyncClientConnection
 from ._message import Content, MessageLike, content, envelope
 from ._server import TIMEOUT, LoginLike, Server, Session, TlsMode, open_connection, to_login
 from .errors import (
-    AuthenticationFailed,
     ConnectionFailed,
     DeliveryUnknown,
     MessageRejected,
@@ -358,10 +357,7 @@ class SmtpClient:
             await self.hello(client_name)
         login = to_login(login)
         if login is not None:
-            reply = await self.authenticate(*login.client_mechanisms(self.tls))
-            if not reply.positive:
-                text = f"the server rejected the login of {login.name}: {one_line(reply)}"
-                raise AuthenticationFailed(text, reply)
+            await self._session.log_in(login)
 
     async def hello(self, client_name: str | None = None) -> None:
         """Send EHLO, or HELO to a server that does not know EHLO.  Raises ServerRejected if both are rejected."""
@@ -371,12 +367,21 @@ class SmtpClient:
             reply = await self.execute(smtp.Hello(domain=domain, extended=False))
         self._check(reply, "EHLO")
 
-    async def authenticate(self, *mechanisms: sasl.ClientMechanism) -> smtp.Reply:
+    async def authenticate(
+        self,
+        *mechanisms: sasl.ClientMechanism,
+        initial_response: bool = True,
+        assume: Collection[str] = frozenset(),
+        retry_weaker: bool = False,
+    ) -> smtp.Reply:
         """Log in with the first of *mechanisms* that the server offers, and return its final reply.
 
-        Raises NotSupported if it offers none of them.
+        The other parameters are those of ``ClientMachine.authenticate()``.  Raises NotSupported if the server offers
+        none of *mechanisms*.
         """
-        self._session.authenticate(*mechanisms)
+        self._session.authenticate(
+            *mechanisms, initial_response=initial_response, assume=assume, retry_weaker=retry_weaker
+        )
         return await self._reply()
 
     def _check(self, reply: smtp.Reply, step: str) -> None:

@@ -157,8 +157,8 @@ def test_wrong_password_or_token_is_a_failed_login(run: Run, tls: str, login: An
 @pytest.mark.parametrize("mechanism", sorted(set(sasl.DEFAULT_MECHANISMS.names) - {"EXTERNAL", "ANONYMOUS"}))
 def test_wrong_password_by_each_mechanism(run: Run, mechanism: str) -> None:
     token = mechanism in ("OAUTHBEARER", "XOAUTH2")
-    secret = {"token": "secret"} if token else {"password": "secret"}
-    login = client.Login("alice", **secret, mechanisms=(mechanism,))
+    password, secret = (None, "secret") if token else ("secret", None)
+    login = client.Login("alice", password, token=secret, mechanisms=(mechanism,))
 
     async def use(ports: server.RunningServer) -> None:
         with pytest.raises(client.AuthenticationFailed):

@@ -16,10 +16,13 @@ from typing import Final, TypeAlias
 
 from ._der import element
 
-__all__ = ["NAME", "UNIQUE", "BindingContext", "Password", "channel_bindings", "server_end_point"]
+__all__ = ["NAME", "UNIQUE", "WITHOUT_HINT", "BindingContext", "Password", "channel_bindings", "server_end_point"]
 
 NAME: Final = "tls-server-end-point"
 """The registered name, which is also the key in ``Tls.channel_bindings``."""
+
+WITHOUT_HINT: Final = 'use channel_binding="none"'
+"""What an error recommends if a server refuses every binding."""
 
 UNIQUE: Final = "tls-unique"
 """The registered name of the binding that the ssl module computes from the handshake."""
