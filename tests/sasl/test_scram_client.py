@@ -46,7 +46,6 @@ def challenged(challenge: bytes) -> ScramSha256Client:
         b"r=NONCEserver,s=c2FsdA,i=4096",
         b"m=x,r=NONCEserver,s=c2FsdA==,i=4096",
         b"r=NONCEserver,s=c2FsdA==,i=4096,m=x",
-        b"e=unknown-user",
         b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=",
     ],
 )
@@ -71,7 +70,6 @@ def test_max_iterations_limits_the_iteration_count() -> None:
         b"v=",
         b"v=AAAA",
         b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
-        b"e=invalid-proof",
         b"r=abc",
         b"m=x,v=AAAA",
     ],
@@ -82,6 +80,22 @@ def test_client_rejects_invalid_server_final_message(final: bytes) -> None:
     with pytest.raises(Malformed):
         ours.respond(final)
     assert not ours.satisfied
+
+
+@pytest.mark.parametrize("error", [b"e=channel-binding-not-supported", b"e=invalid-proof", b"e=other-error"])
+def test_client_answers_an_error_message_and_is_not_satisfied(error: bytes) -> None:
+    """RFC 5802 section 7, server-error.  It is the server that refuses the login; its reply follows."""
+    ours = client()
+    first = ours.respond(None)
+    assert ours.respond(error) == b""
+    assert not ours.satisfied
+    with pytest.raises(Malformed):
+        ours.respond(b"r=%bx,s=c2FsdA==,i=4096" % first.rpartition(b"r=")[2])
+    final = challenged(b"r=NONCEserver,s=c2FsdA==,i=4096")
+    assert final.respond(error) == b""
+    assert not final.satisfied
+    with pytest.raises(Malformed):
+        final.respond(error)
 
 
 def test_client_is_reusable_and_rejects_messages_out_of_sequence() -> None:

@@ -246,6 +246,19 @@ def test_refused_plus_is_tried_with_another_binding(code: int) -> None:
     assert flag(session) == b"p=tls-unique"
 
 
+def test_plus_refused_by_an_error_message_is_tried_with_another_binding() -> None:
+    session = with_bindings("AUTH SCRAM-SHA-256-PLUS").forget()
+    message = sasl.encode_base64(b"e=unsupported-channel-binding-type")
+    assert session.receive(b"334 " + message + b"\r\n").data == b"\r\n"
+    assert flag(refused(session.forget(), 535)) == b"p=tls-unique"
+
+
+def test_success_after_an_error_message_of_scram_is_an_error() -> None:
+    session = with_bindings("AUTH SCRAM-SHA-256-PLUS")
+    session.receive(b"334 " + sasl.encode_base64(b"e=other-error") + b"\r\n")
+    breaks(session, b"235 ok\r\n")
+
+
 @pytest.mark.parametrize("retry_weaker", [False, True])
 def test_refused_plus_is_never_followed_by_a_login_without_binding(retry_weaker: bool) -> None:
     """RFC 5802 section 6.  The event names the bindings that were refused."""

@@ -115,14 +115,13 @@ def parse_client_final(data: bytes) -> ClientFinal:
 
 
 def parse_server_final(data: bytes) -> bytes:
-    """Return the signature in a server-final message.
-
-    Raises Malformed for another form, and for an error message; the text then contains the name of the error.
-    """
+    """Return the signature in a server-final message.  Raises Malformed for another form."""
     found = _SERVER_FINAL.fullmatch(data)
-    if found is not None:
-        return decode_base64(found["signature"])
-    error = _SERVER_ERROR.fullmatch(data)
-    if error is not None:
-        raise Malformed(f"the server reports {error['error'][:40].decode('ascii')}")
-    raise Malformed("not a SCRAM server-final message")
+    if found is None:
+        raise Malformed("not a SCRAM server-final message")
+    return decode_base64(found["signature"])
+
+
+def is_server_error(data: bytes) -> bool:
+    """Return whether *data* is the message by which a server refuses a login, such as ``e=invalid-proof``."""
+    return _SERVER_ERROR.fullmatch(data) is not None

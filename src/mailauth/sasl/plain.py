@@ -60,16 +60,22 @@ class PlainServer(PasswordServer):
         try:
             authentication_identity = prepare_identity(name)
             authorization_identity = prepare_identity(acting_as) if acting_as else ""
-            if self._strict_syntax or is_utf_8(password):
-                password = prepare_password(password, query=True)
-            else:
-                check_password(password)
+            password = self._prepared(password)
         except Malformed:
             return Fault.MALFORMED
         self.authentication_identity = authentication_identity
         if authorization_identity != authentication_identity:
             self._authorization_identity = authorization_identity
         return self._ask(password)
+
+    def _prepared(self, password: bytes) -> bytes:
+        try:
+            return prepare_password(password, query=True)
+        except Malformed:
+            if self._strict_syntax or is_utf_8(password):
+                raise
+        check_password(password)
+        return password
 
 
 def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:

@@ -31,6 +31,7 @@ from ._fields import (
 from ._scram_messages import (
     ClientFirst,
     ServerFirst,
+    is_server_error,
     parse_client_final,
     parse_client_first,
     parse_server_final,
@@ -349,6 +350,7 @@ class ScramClient(ABC):
     _nonce: bytes = attrs.field(init=False, default=b"", repr=False)
     _expected: bytes = attrs.field(init=False, default=b"", repr=False)
     _satisfied: bool = attrs.field(init=False, default=False, repr=False)
+    _refused: bool = attrs.field(init=False, default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -381,19 +383,23 @@ class ScramClient(ABC):
     def respond(self, challenge: bytes | None) -> bytes:
         """Return the client-first message if *challenge* is None, then client-final, then an empty response.
 
-        The empty response follows the server-final message, once its signature is verified.  Raises Malformed if the
-        server asks for too few or too many iterations, if its nonce does not extend the client's, or if its signature
-        is wrong.
+        The empty response follows the server-final message, once its signature is verified, and an error message
+        (``e=``), by which the server refuses the login before it replies.  Raises Malformed if the server asks for too
+        few or too many iterations, if its nonce does not extend the client's, or if its signature is wrong.
         """
         if challenge is None:
             self._satisfied = False
             self._expected = b""
+            self._refused = False
             self._exchanges += 1
             self._nonce = self._make_nonce()
             self._bare = b"n=%b,r=%b" % (self._names()[1], self._nonce)
             return self._header() + self._bare
-        if self._satisfied or not self._bare:
+        if self._satisfied or self._refused or not self._bare:
             raise Malformed("SCRAM allows only two challenges")
+        if is_server_error(challenge):
+            self._refused = True
+            return b""
         if not self._expected:
             return self._prove(challenge)
         if not hmac.compare_digest(parse_server_final(challenge), self._expected):
