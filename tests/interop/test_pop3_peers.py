@@ -189,15 +189,10 @@ def test_login_by_each_password_mechanism(start: Start, run: Run, name: str, mec
 
 @pytest.mark.parametrize(
     ("name", "mechanism"),
-    [
-        pytest.param(name, each, marks=pytest.mark.xfail(
-            strict=True, raises=client.AuthenticationFailed,
-            reason="Cyrus offers -PLUS, so it takes the flag y of the client for a downgrade attack",
-        )) if name == "Cyrus" and each.startswith("SCRAM-") else (name, each)
-        for name in WITH_TLS for each in SERVERS[name].mechanisms if each != "EXTERNAL"
-    ],
-)  # fmt: skip
+    [(name, each) for name in WITH_TLS for each in SERVERS[name].mechanisms if each != "EXTERNAL"],
+)
 def test_login_by_each_password_mechanism_inside_tls(start: Start, name: str, mechanism: str) -> None:
+    """Cyrus offers -PLUS too, so it would take the flag ``y`` for a downgrade."""
     peer = start(SERVERS[name].recipe)
 
     async def main() -> None:
@@ -237,17 +232,9 @@ def test_login_by_the_strongest_mechanism(start: Start, name: str) -> None:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name != "Cyrus" else pytest.param(name, marks=pytest.mark.xfail(
-            strict=True, raises=client.AuthenticationFailed,
-            reason="Cyrus takes only tls-unique as the channel binding of SCRAM-SHA-256-PLUS, and the client has none",
-        ))
-        for name in WITH_TLS
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", WITH_TLS)
 def test_login_by_the_strongest_mechanism_inside_tls(start: Start, name: str, tls: TlsMode) -> None:
+    """With Cyrus, SCRAM-SHA-256-PLUS with ``tls-unique``, the only channel binding that it has."""
     peer = start(SERVERS[name].recipe)
 
     async def main() -> None:
