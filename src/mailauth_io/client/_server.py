@@ -66,11 +66,12 @@ def _check_flag(login: object, attribute: attrs.Attribute[Any], value: Any) -> N
 
 
 def _to_names(value: Any) -> frozenset[str]:
+    kind = type(value).__name__
     if isinstance(value, Collection) and not isinstance(value, str | bytes):
         names = tuple(cast("Collection[object]", value))
         if all(isinstance(name, str) for name in names):
             return frozenset(cast("tuple[str, ...]", names))
-    raise TypeError(f'assume must be a set of names, such as {{"PLAIN"}}, not {type(value).__name__}')
+    raise TypeError(f'assume must be a set of names, such as {{"PLAIN"}}, not {kind}')
 
 
 _ANY_TLS: Final = Tls(version="TLSv1.3", channel_bindings={"tls-exporter": b"any"})
