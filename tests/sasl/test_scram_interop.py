@@ -6,7 +6,6 @@ import pytest
 import scramp
 from scramp.core import ScramServer as TheirServer
 
-from mailauth.errors import Malformed
 from mailauth.sasl import (
     Challenge,
     FetchScramKeys,
@@ -114,8 +113,7 @@ def test_client_with_wrong_password_is_rejected_by_scramp_server(mechanism: str)
     final = ours.respond(theirs.get_server_first().encode()).decode()
     with pytest.raises(scramp.ScramException):
         theirs.set_client_final(final)
-    with pytest.raises(Malformed):
-        ours.respond(theirs.get_server_final().encode())
+    assert ours.respond(theirs.get_server_final().encode()) == b""  # the error message has no answer of its own
     assert not ours.satisfied
 
 

@@ -84,10 +84,10 @@ def test_message_is_sent_to_the_recipients_in_its_header(capfd: pytest.CaptureFi
 def test_message_is_read_from_standard_input(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\nx\n")))
     result = send(capfd, {}, "--from", "", "--to", BOB, "--to", CAROL)
     assert result.out == f"{BOB}: accepted: 250 2.0.0 queued\n{CAROL}: accepted: 250 2.0.0 queued\n"
-    assert "MAIL FROM:<>" in result.peer.heard
+    assert result.peer.messages == [b"\r\nx\r\n"]
     assert result.peer.messages == [b"x\r\n"]
 
 
@@ -430,7 +430,7 @@ def test_recipient_that_the_terminal_cannot_show_is_escaped() -> None:
     with smtp_server(script) as peer:
         arguments = ("--port", str(peer.port), "--tls", "none", "--from", ALICE, "--to", "j\u00f6rg@example.org")
         result = subprocess.run(
-            serving.command("send", *HOST, *arguments), input=b"x\n", capture_output=True,
+            serving.command("send", *HOST, *arguments), input=b"\nx\n", capture_output=True,
             env={**serving.environment(), "PYTHONIOENCODING": "ascii"}, timeout=60, check=False,
         )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, b"")
