@@ -87,8 +87,8 @@ def test_message_is_read_from_standard_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\nx\n")))
     result = send(capfd, {}, "--from", "", "--to", BOB, "--to", CAROL)
     assert result.out == f"{BOB}: accepted: 250 2.0.0 queued\n{CAROL}: accepted: 250 2.0.0 queued\n"
+    assert "MAIL FROM:<>" in result.peer.heard
     assert result.peer.messages == [b"\r\nx\r\n"]
-    assert result.peer.messages == [b"x\r\n"]
 
 
 def test_options_override_the_header(capfd: pytest.CaptureFixture[str], file: str) -> None:
