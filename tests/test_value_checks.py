@@ -127,6 +127,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "stls": "flag",
             "utf8": "flag",
             "strict_syntax": "flag",
+            "refuse_utf8_headers": "flag",
             "login_delay": "count or None",
             "expire": "count or None",
             "implementation": "text",

@@ -6,11 +6,13 @@ Everything here blocks and must run in a thread, except ``discard()``, which is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,8 +27,10 @@ STALE_AFTER: Final = 36 * 3600
 _counter = itertools.count(1)
 _HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
 _OURS: Final = re.compile(
-    r"[0-9]+\.M[0-9]{6}P[0-9]+Q[0-9]+R[0-9a-f]{8}\.[^,]*,S=([0-9]{1,18}),W=([0-9]{1,18})", re.DOTALL
+    r"[0-9]+\.M[0-9]{6}P[0-9]+Q[0-9]+R[0-9a-f]{8}\.[^,:]*,S=([0-9]{1,18}),W=([0-9]{1,18})(?:[:;!].*)?", re.DOTALL
 )
+_FLAGS: Final = re.compile(r"[!;]2,.*", re.DOTALL)
+_SIZES: Final = re.compile(r",[SW]=[0-9]+(?![^,])")
 
 
 def make_maildir(path: Path) -> None:
@@ -59,18 +63,32 @@ def sync_folder(path: Path) -> None:
         os.close(number)
 
 
-def listing(maildir: Path) -> dict[str, Path]:
-    """Return the path of each message by its unique name, which is the file name without the flags after the colon.
+def unique_name(file_name: str) -> str:
+    """Return the part of *file_name* that stays the same when a mail program changes flags or adds sizes.
+
+    Flags follow ``:`` or, on file systems where a name may not contain it, ``!2,`` or ``;2,``.  The first of these ends
+    the name.  ``,S=`` and ``,W=`` are the sizes of Maildir++ and Dovecot, which may correct or remove them.
+    """
+    base, _, _ = file_name.partition(":")
+    if "2," in base:
+        base = _FLAGS.sub("", base)
+    return _SIZES.sub("", base) or base if "=" in base else base
+
+
+def listing(maildir: Path) -> dict[str, list[Path]]:
+    """Return the paths of the files with each unique name: one, unless several files have the same unique name.
+
+    A file that another program moves meanwhile may be listed in both places.
 
     Only regular files count: a symbolic link could point to a file that its creator must not read.
     ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for folder in ("new", "cur"):  # in the order in which messages move, so that none is missed
         with os.scandir(maildir / folder) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                    found[entry.name.partition(":")[0]] = Path(entry.path)
+                    found.setdefault(unique_name(entry.name), []).append(Path(entry.path))
     return found
 
 
@@ -85,8 +103,15 @@ def sweep(maildir: Path) -> None:
 
 
 def read_data(path: Path) -> Iterator[bytes]:
-    """Open the file now, and return an iterator over its data, which closes it at the end.  Raises OSError."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0)
+    """Open the file now, and return an iterator over its data, which closes it at the end.
+
+    Raises OSError, also if it is no longer a regular file; opening a pipe does not block.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    file = os.fdopen(number, "rb", buffering=0)
 
     def pieces() -> Iterator[bytes]:
         with file:
@@ -96,12 +121,12 @@ def read_data(path: Path) -> Iterator[bytes]:
     return pieces()
 
 
-def size_from_name(unique_name: str, size: int) -> int | None:
+def size_from_name(file_name: str, size: int) -> int | None:
     """Return the size with CRLF line ends, as written in the name of a file of *size* bytes.
 
     Returns None if the name was not made by this server.  Other programs also write ``W=``, and some count differently.
     """
-    found = _OURS.fullmatch(unique_name)
+    found = _OURS.fullmatch(file_name)
     return int(found[2]) if found and int(found[1]) == size else None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mailauth import Closed, CloseReason
-from tests.pop3.drive import ask, in_transaction, said, talk
+from tests.pop3.drive import OPEN, ask, in_transaction, said, talk
 
 LINES = st.sampled_from([b"a", b".", b"..", b"Subject: b", b"", b"\xc3\xa9"])
 TEXTS = st.lists(LINES, max_size=6).map(lambda lines: b"".join(line + b"\r\n" for line in lines))
@@ -34,13 +35,15 @@ class Session(RuleBasedStateMachine):
         super().__init__()
         self.deleted: set[int] = set()
         self.over = False
-        self.log_in([], 1)
+        self.log_in([], 1, False)
 
-    @initialize(texts=st.lists(TEXTS, max_size=5), piece=st.sampled_from([3, 1000]))
-    def log_in(self, texts: list[bytes], piece: int) -> None:
+    @initialize(texts=st.lists(TEXTS, max_size=5), piece=st.sampled_from([3, 1000]), refusing=st.booleans())
+    def log_in(self, texts: list[bytes], piece: int, refusing: bool) -> None:
         self.texts = texts
         self.piece = piece
-        self.connection, self.application = in_transaction(*texts, piece=piece)
+        self.refusing = refusing
+        settings = attrs.evolve(OPEN, refuse_utf8_headers=refusing)
+        self.connection, self.application = in_transaction(*texts, piece=piece, settings=settings)
 
     @precondition(lambda self: self.over)
     @rule(piece=st.sampled_from([3, 1000]))
@@ -48,7 +51,7 @@ class Session(RuleBasedStateMachine):
         texts = [text for number, text in enumerate(self.texts, 1) if number not in self.deleted]
         self.deleted.clear()
         self.over = False
-        self.log_in(texts, piece)
+        self.log_in(texts, piece, self.refusing)
 
     @property
     def alive(self) -> list[int]:
@@ -93,10 +96,10 @@ class Session(RuleBasedStateMachine):
             assert answer.startswith(b"-ERR ")
 
     def check_text(self, answer: bytes, text: bytes, expected: bytes) -> None:
-        """Without UTF8 mode a non-ASCII header is rejected if the first piece shows it (RFC 6856)."""
+        """A non-ASCII header is rejected, if that is configured, if the first piece shows it (RFC 6856)."""
         first = text[: self.piece]
         header = b"" if first.startswith(b"\r\n") else first.partition(b"\r\n\r\n")[0]
-        if header.isascii():
+        if header.isascii() or not self.refusing:
             status, _, rest = answer.partition(b"\r\n")
             assert status.startswith(b"+OK")
             assert rest == wire(expected)

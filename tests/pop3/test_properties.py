@@ -58,7 +58,10 @@ lines = st.one_of(
                 b"RETR 3",
                 b"retr 1",
                 b"TOP 1 1",
-                b"TOP 2 0",
+                b"TOP 2  0 ",
+                b"UIDL 1\t",
+                b"AUTH  PLAIN " + b"x" * 2_000,
+                b"PASS " + b"x" * 2_000,
                 b"DELE 1",
             ),
             *(b"DELE 2", b"RSET", b"NOOP", b"", b" ", b"RETR", b"RETR 0", b"x" * 300, b"y" * 13_000, b"GET / HTTP/1.1"),
@@ -98,23 +101,29 @@ def unsent(events: list[Event]) -> list[Event]:
     return [event for event in events if not isinstance(event, Send | BeginTls)]
 
 
-@given(streams | st.binary(max_size=400), st.lists(st.integers(0, 20_000), max_size=8), st.integers(1, 9))
-@example(b"STLS\r\nUSER alice\r\n", [3], 4)
-@example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2)
-def test_events_do_not_depend_on_how_the_stream_is_split(data: bytes, places: list[int], piece: int) -> None:
+@given(
+    streams | st.binary(max_size=400), st.lists(st.integers(0, 20_000), max_size=8), st.integers(1, 9), st.booleans()
+)
+@example(b"STLS\r\nUSER alice\r\n", [3], 4, False)
+@example(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\nQUIT\r\n", [13, 40], 2, True)
+@example(b"AUTH PLAIN " + b"x" * 300 + b"\r\nTOP 1  0\r\nPASS " + b"x" * 13_000 + b"\r\n", [4, 260, 5_000], 2, False)
+def test_events_do_not_depend_on_how_the_stream_is_split(
+    data: bytes, places: list[int], piece: int, strict: bool
+) -> None:
     """architecture.md, invariant 8: any input ends in Closed; events and bytes are the same for each split.
 
     Replies to pipelined commands are sent together, so the positions of the Sends are not compared.
     """
+    settings = attrs.evolve(OPEN, strict_syntax=strict)
     texts = (b"a\r\n\r\n.b\r\nc", b".\r\n")
-    whole = converse([data], Application(*texts, piece=piece))
-    pieces = converse(cut(data, places), Application(*texts, piece=piece))
+    whole = converse([data], Application(*texts, piece=piece), settings)
+    pieces = converse(cut(data, places), Application(*texts, piece=piece), settings)
     assert (unsent(whole), said(whole)) == (unsent(pieces), said(pieces))
     assert isinstance(whole[-1], Closed)
     for line in said(whole).split(b"\r\n"):
         assert len(line) <= 510
     octet_by_octet = [data[at : at + 1] for at in range(min(len(data), 200))]
-    single = converse([*octet_by_octet, data[200:]], Application(*texts, piece=piece))
+    single = converse([*octet_by_octet, data[200:]], Application(*texts, piece=piece), settings)
     assert (unsent(whole), said(whole)) == (unsent(single), said(single))
 
 
@@ -132,7 +141,14 @@ retrievals = st.lists(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"utf8": False}, {"verbs": (attrs.evolve(ROWS["DELE"], accepted=pop3.Reply(True, "", "marked")),)}]
+    "changes",
+    [
+        {},
+        {"utf8": False},
+        {"refuse_utf8_headers": True},
+        {"strict_syntax": True},
+        {"verbs": (attrs.evolve(ROWS["DELE"], accepted=pop3.Reply(True, "", "marked")),)},
+    ],
 )
 @given(data=retrievals | streams, places=st.lists(st.integers(0, 300), max_size=4), piece=st.sampled_from([9, 99_999]))
 @example(data=LOGIN + b"RETR 2\r\nRETR 3\r\nUTF8\r\nRETR 1\r\n", places=[], piece=99_999)

@@ -14,6 +14,7 @@ NAME = "j\xf6rg"
 LOGIN = b"USER alice\r\nPASS wonderland\r\n"
 INTERNATIONAL = "Subject: gr\xfc\xdfe\r\n\r\nbody\r\n".encode()
 BODY_ONLY = "Subject: a\r\n\r\ngr\xfc\xdfe\r\n".encode()
+REFUSING = attrs.evolve(OPEN, refuse_utf8_headers=True)
 WITHOUT = pop3.ServerSettings(mechanisms_without_tls=EVERYTHING, utf8=False)
 
 
@@ -89,7 +90,7 @@ def test_capa_lists_utf8_user_if_user_or_apop_is_offered(mechanisms: tuple[str, 
 @pytest.mark.parametrize("piece", [12, 13, 20, 1000])
 def test_message_with_utf8_header_is_rejected_without_utf8(line: bytes, piece: int) -> None:
     """RFC 6856 sections 2.1 and 5; the session continues, and no error is counted."""
-    connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
+    connection, application = server(REFUSING, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, LOGIN)
     for _ in range(30):
         assert ask(connection, application, line).startswith(b"-ERR [UTF8] ")
@@ -99,7 +100,7 @@ def test_message_with_utf8_header_is_rejected_without_utf8(line: bytes, piece: i
 @pytest.mark.parametrize("piece", [3, 1000])
 def test_message_is_sent_unchanged_after_utf8(piece: int) -> None:
     """RFC 6856 section 2.1."""
-    connection, application = server(OPEN, TLS), Application(INTERNATIONAL, piece=piece)
+    connection, application = server(REFUSING, TLS), Application(INTERNATIONAL, piece=piece)
     talk(connection, application, b"UTF8\r\n" + LOGIN)
     assert ask(connection, application, b"RETR 1").endswith(b"\r\n" + INTERNATIONAL + b".\r\n")
 
@@ -110,7 +111,7 @@ def test_non_ascii_body_and_non_utf8_header_do_not_require_utf8(text: bytes) -> 
 
     A header in an encoding other than UTF-8 does not require UTF8.
     """
-    connection, application = server(OPEN, TLS), Application(text)
+    connection, application = server(REFUSING, TLS), Application(text)
     talk(connection, application, LOGIN)
     assert ask(connection, application, b"RETR 1").partition(b"\r\n")[2].startswith(text)
 

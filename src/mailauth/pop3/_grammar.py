@@ -1,4 +1,7 @@
-"""Parsers and validators for message numbers, unique-ids and the timestamp of a greeting (RFC 1939, RFC 2449)."""
+"""Parsers and validators for arguments, message numbers, unique-ids and the timestamp of a greeting (RFC 1939, 2449).
+
+The parsers know nothing of ``strict_syntax``: unless it is set, ``normalize()`` prepares the argument for them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from ..errors import Malformed
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _UNIQUE_ID: Final = re.compile(r"[!-~]{1,70}")
+_BLANKS: Final = re.compile(rb" {2,}")
 _IN_BRACKETS: Final = re.compile(rb"<[^<>]*>")
 
 check_number: Final = between(1, 9_999_999_999)
@@ -21,6 +25,18 @@ check_count: Final = between(0, 9_999_999_999)
 
 check_unique_id: Final = matches(_UNIQUE_ID, "a unique-id has 1 to 70 characters 0x21 to 0x7E")
 """Raise Malformed for an invalid unique-id (RFC 1939 section 7, UIDL)."""
+
+
+_WORDS: Final = frozenset({"TOP", "AUTH"})  # their arguments are several words
+
+
+def normalize(verb: str, argument: bytes) -> bytes:
+    """Return *argument* as the grammar requires it: one space between words, no blanks at its beginning and end.
+
+    It must not be called for USER, PASS and APOP: after their one space, everything is data.
+    """
+    argument = argument.lstrip(b" ").rstrip(b" \t")
+    return _BLANKS.sub(b" ", argument) if verb in _WORDS else argument
 
 
 def parse_number(argument: bytes) -> int:

@@ -22,7 +22,7 @@ _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
 
 
 class NoArgumentCommand(Command):
-    """A command without arguments.  Spaces after the verb are ignored.
+    """A command without arguments.
 
     For example:
 
@@ -38,8 +38,8 @@ class NoArgumentCommand(Command):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
-        """Return the command.  Raises Malformed if *argument* has more than spaces."""
-        if argument.strip(b" "):
+        """Return the command.  Raises Malformed if *argument* is not empty."""
+        if argument:
             raise Malformed(f"{cls.verb} takes no argument")
         return cls()
 
@@ -172,7 +172,6 @@ class OptionalNumber(Command):
     @classmethod
     def parse(cls, argument: bytes) -> Self:
         """Parse a message number, or nothing for all messages.  Raises Malformed."""
-        argument = argument.strip(b" ")
         return cls(number=parse_number(argument) if argument else None)
 
     def to_wire(self) -> bytes:
@@ -227,7 +226,7 @@ class Dele(Command, Notice):
     @classmethod
     def parse(cls, argument: bytes) -> Self:
         """Parse a message number.  Raises Malformed."""
-        return cls(number=parse_number(argument.strip(b" ")))
+        return cls(number=parse_number(argument))
 
     def to_wire(self) -> bytes:
         """Return the line with its CRLF."""
@@ -239,8 +238,8 @@ class Retrieve(Command, FallibleQuestion[Content]):
     """``RETR``, or ``TOP`` if *lines* is a number: the text of a message (RFC 1939 sections 5 and 7).
 
     Answer with the message from its start, also for TOP: the core truncates it, and asks RetrieveMore only while it
-    needs more.  Unavailable becomes -ERR with its response code.  If the header in the first Content contains non-ASCII
-    UTF-8 and the client has not sent UTF8, a server that offers UTF8 replies ``-ERR [UTF8]`` (RFC 6856 section 2.1).
+    needs more.  Unavailable becomes -ERR with its response code.  The message is sent as it is.  A header in UTF-8 is
+    refused to a client that has not sent UTF8 only with ``ServerSettings.refuse_utf8_headers``.
 
         client.send(pop3.Retrieve(number=1))  # RETR 1
         client.send(pop3.Retrieve(number=2, lines=10))  # TOP 2 10
@@ -261,12 +260,12 @@ class Retrieve(Command, FallibleQuestion[Content]):
     @classmethod
     def parse(cls, argument: bytes) -> Self:
         """Parse the argument of ``RETR``, a message number.  Raises Malformed."""
-        return cls(number=parse_number(argument.strip(b" ")))
+        return cls(number=parse_number(argument))
 
     @classmethod
     def parse_top(cls, argument: bytes) -> Self:
         """Parse the argument of ``TOP``: a message number and a number of lines.  Raises Malformed."""
-        number, _, lines = argument.strip(b" ").partition(b" ")
+        number, _, lines = argument.partition(b" ")
         return cls(number=parse_number(number), lines=parse_count(lines))
 
     def to_wire(self) -> bytes:
@@ -361,7 +360,7 @@ class Auth(Command, Notice):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
-        if not argument.strip(b" "):
+        if not argument:
             return cls(mechanism=None)
         name, blank, response = argument.partition(b" ")
         try:

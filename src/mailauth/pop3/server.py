@@ -19,6 +19,7 @@ from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Accept, Action, CloseReason, Command, Question, Tls
 from . import _fast_path, _standard_replies
+from ._grammar import normalize
 from .commands import Apop, Auth, Dele, Pass, Quit, Retrieve, User
 from .content import Lines, MessageSender, needs_utf8
 from .events import CommandRejected, Connected, OpenMaildrop, RetrieveMore, ServerEvent, Update
@@ -37,6 +38,9 @@ _GREETING, _AUTHORIZATION, _USER_GIVEN, _AUTH = State.GREETING, State.AUTHORIZAT
 _OPENING, _TRANSACTION, _SENDING, _UPDATE = State.OPENING, State.TRANSACTION, State.SENDING, State.UPDATE
 _BEGIN_TLS: Final = Effect.BEGIN_TLS
 _NO_MESSAGES: Final = Maildrop()
+
+_LONG_COMMANDS: Final = (b"AUTH ", b"PASS ")
+"""The commands that carry a token or a password."""
 
 _FROM_A_BROWSER: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
@@ -79,7 +83,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._maildrop = MaildropSession(_NO_MESSAGES)
         self._sender: Sender | None = None  # of the response that is sent in the state SENDING
         self._utf8_mode = False
-        self._utf8 = not settings.utf8  # a message with a UTF-8 header may be sent unchanged
+        self._utf8 = not settings.refuses_utf8_headers  # a message with a UTF-8 header may be sent unchanged
         self._errors = 0
         self._failed_logins = 0
 
@@ -142,19 +146,32 @@ class ServerConnection(ServerMachine[ServerEvent]):
         elif state is _UPDATE:
             self._question = update = Update(deleted=frozenset(self._maildrop.deleted))
             return update
+        limit = self._settings.max_command_line
         try:
-            line = received.take_line(self._settings.max_command_line)
+            line = received.take_line(limit if state is _TRANSACTION else self._login_line_limit(limit))
         except LineTooLong:
             return self._reject("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
             return self._need_more_data(self._wait)
         return self._read(line)
 
+    def _login_line_limit(self, limit: int) -> int:
+        """Return the maximum bytes of the next line before the login, which is *limit* for most commands."""
+        received = self._input
+        received.gather()
+        begin = received.data[received.offset : received.offset + 5].upper()
+        if begin in _LONG_COMMANDS and not self._settings.strict_syntax:
+            return max(limit, sasl.MAX_LINE)
+        return limit
+
     def _read(self, line: bytes) -> ServerEvent | None:
         """Handle *line*, which is not one of the common lines."""
-        word, _, argument = line.partition(b" ")
+        word, blank, argument = line.partition(b" ")
         verb = word.upper().decode("latin-1")
         row = self._settings.table.get(verb)
+        if row is None and word.endswith(b"\t") and not argument.strip(b" \t") and not self._settings.strict_syntax:
+            verb = verb.rstrip("\t")
+            row = self._settings.table.get(verb)
         if row is None:
             if verb in _FROM_A_BROWSER and self._state is _AUTHORIZATION:
                 # A web page makes a browser connect here (CVE-2021-3618): end the session at once.
@@ -165,12 +182,22 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if self._state not in row.states:
             return self._reject(verb, line, _standard_replies.BAD_SEQUENCE)
         try:
-            command = row.parse(argument)
+            command = row.parse(self._prepare_argument(row, argument) if blank else argument)
         except (ValueError, LocalProtocolError) as error:
             text = parse_error_text(error)
             # A text in brackets would be a response code.
             return self._reject(verb, line, Reply(False, "", f"syntax: {text}" if text.startswith("[") else text))
         return self._handle_command(row, command, line)
+
+    def _prepare_argument(self, row: Verb[Any], argument: bytes) -> bytes:
+        """Return *argument*, which follows a space, as the parser of *row* expects it.  Raises Malformed."""
+        if self._settings.strict_syntax:
+            if not argument:
+                raise Malformed("no space may follow a verb without an argument")
+            return argument
+        if row.name == "USER" or (row.secret and row.name != "AUTH"):
+            return argument  # everything after the space is data (RFC 1939 section 7)
+        return normalize(row.name, argument)
 
     def _handle_command(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:
         refusal = None if row.check is None else row.check(self, command)

@@ -80,9 +80,12 @@ class ServerSettings:
 
     utf8: bool = attrs.field(default=True, validator=value_of(bool))
     """Offer UTF8, and accept UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are
-    prepared by ``sasl.saslprep()`` before they are compared.  A message whose header contains non-ASCII UTF-8 gets
-    ``-ERR [UTF8]`` unless the client has sent UTF8.  If False, none of this applies, and messages are sent
-    unchanged."""
+    prepared by ``sasl.saslprep()`` before they are compared.  If False, none of this applies."""
+
+    refuse_utf8_headers: bool = attrs.field(default=False, validator=value_of(bool))
+    """Reply ``-ERR [UTF8]`` to RETR and TOP of a message whose header contains non-ASCII UTF-8, unless the client has
+    sent UTF8 (RFC 6856 section 2.1).  Many clients cannot retrieve such a message then, and some stop at it.  By
+    default, every message is sent as it is.  *strict_syntax* includes this.  It has no effect if *utf8* is False."""
 
     login_delay: int | None = attrs.field(default=None, validator=integer(0, optional=True))
     """Seconds between two logins, listed by CAPA as LOGIN-DELAY (RFC 2449 section 6.5).  Set it only if the application
@@ -97,11 +100,12 @@ class ServerSettings:
     """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
     strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Reject commands that break the grammar of RFC 1939, even where their meaning is clear; docs/tolerance.md lists
-    what is accepted otherwise."""
+    """Reject commands that break the grammar of RFC 1939, even where their meaning is clear, and imply
+    *refuse_utf8_headers*; docs/tolerance.md lists what is accepted otherwise."""
 
     max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=integer(MAX_COMMAND_LINE))
-    """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288."""
+    """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288.  Unless
+    *strict_syntax* is set, AUTH and PASS may have as many: clients send a token with AUTH in one line."""
 
     max_errors: int = attrs.field(default=20, validator=integer(3))
     """The number of errors after which the session ends.  An error is a command rejected for its syntax or due to the
@@ -139,6 +143,11 @@ class ServerSettings:
     def timeouts(self) -> tuple[NeedData, NeedData]:
         """The waits for a command before the login and after it."""
         return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
+
+    @property
+    def refuses_utf8_headers(self) -> bool:
+        """Whether a message with a UTF-8 header is refused to a client that has not sent UTF8."""
+        return self.utf8 and (self.refuse_utf8_headers or self.strict_syntax)
 
     def offers(self, mechanism: str, tls: Tls | None) -> bool:
         """Return whether *mechanism* is offered on a connection with *tls*; None means no TLS."""

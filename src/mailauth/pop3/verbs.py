@@ -149,6 +149,9 @@ class Verb(Generic[C]):
     parse: Callable[[bytes], C] = attrs.field(validator=function_or(hint="a function such as Xtnd.parse"))
     """Build the command from the bytes after the verb and its space, which may be any bytes except CRLF.
 
+    Unless ``ServerSettings.strict_syntax`` is set, further spaces before them, and spaces and tabs at the end of the
+    line, are removed first.  In the arguments of USER, PASS and APOP, and of a row with *secret*, they are kept.
+
     It gets bytes, where ``smtp.Verb.parse`` gets a str: a password in POP3, for example, may be in any encoding.
 
     Raises ``Malformed`` if they are invalid: the reply is -ERR with the text of the error.  A LocalProtocolError, such

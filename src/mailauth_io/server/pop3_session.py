@@ -6,7 +6,9 @@ A grant is made after a successful login, before the +OK is sent.
 from __future__ import annotations
 
 import logging
-from typing import ClassVar, assert_never
+import os
+from pathlib import Path
+from typing import ClassVar, Final, assert_never
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, Question, TlsStarted, pop3, sasl
 
@@ -16,6 +18,9 @@ from ..stores import OpenedMaildrop
 from ._results import check_returned_interface
 from ._session import Next, Session
 from ._state import ServerState, ask_store
+
+MAX_UNREADABLE: Final = 20
+"""The number of files logged at a login because they cannot be read."""
 
 
 class Pop3Session(Session[pop3.ServerEvent]):
@@ -95,12 +100,26 @@ class Pop3Session(Session[pop3.ServerEvent]):
             opened.close()
             raise
         self._maildrop = opened
+        unreadable: tuple[tuple[Path, str], ...] = getattr(opened, "unreadable", ())  # a Maildir has it
+        for path, reason in unreadable[:MAX_UNREADABLE]:
+            self._log_unreadable(path, reason)
         return snapshot
+
+    def _log_unreadable(self, path: Path, reason: str | None) -> None:
+        file = shown(f"{path.parent.name}/{path.name}")
+        self.log(
+            logging.WARNING, "message not readable", identity=shown(self.connection.identity), file=file, reason=reason
+        )
 
     async def _read(self, number: int, offset: int) -> pop3.Content | pop3.Unavailable:
         if self._maildrop is None:
             return pop3.Unavailable.TEMPORARY
-        return await self._maildrop.read(number, offset)
+        try:
+            return await self._maildrop.read(number, offset)
+        except OSError as error:
+            if isinstance(error.filename, str | os.PathLike):
+                self._log_unreadable(Path(error.filename), error.strerror)
+            raise
 
     async def _update(self, deleted: frozenset[int]) -> Accept | pop3.Unavailable:
         if self._maildrop is None:

@@ -15,7 +15,7 @@ from .._line_ends import with_crlf
 from .._maildir import read_data, size_from_name
 
 _HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted differently
-_LINE: Final = re.compile(rb"^([0-9a-f]{32}) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)
+_LINE: Final = re.compile(rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)
 
 
 class WireSizes:
@@ -25,26 +25,37 @@ class WireSizes:
         self._path = maildir / "mailauth.sizes"
         self._read: dict[bytes, tuple[bytes, int]] = {}
         self._asked: dict[bytes, tuple[bytes, int]] = {}
+        self.suffixed: dict[str, list[str]] = {}
+        """The saved unique-ids that end with ``-`` and a hash, by the part before it (see ``_maildir_messages``)."""
         with contextlib.suppress(OSError):
             data = self._path.read_bytes()
             if data.startswith(_HEAD):
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
+                if b"-" in data:
+                    for key in sorted(self._read):
+                        unique_id, dash, _ = key.decode().partition("-")
+                        if dash:
+                            self.suffixed.setdefault(unique_id, []).append(key.decode())
 
-    def of(self, unique_name: str, unique_id: str, path: Path) -> int:
+    def of(self, path: Path, unique_id: str, status: os.stat_result) -> int:
         """Return the size of the message at *path*: from its name, from the cache, or else by reading the file.
 
-        Raises OSError.
+        *status* is that of the file.  Raises OSError.
         """
-        status = os.lstat(path)
-        named = size_from_name(unique_name, status.st_size)
-        if named is not None:
+        named = size_from_name(path.name, status.st_size)
+        if named is not None and "-" not in unique_id:  # a unique-id with a hash is saved in any case
             return named
-        key, stamp = unique_id.encode(), b"%d %d" % (status.st_size, status.st_mtime_ns)
+        key, stamp = unique_id.encode(), _stamp(status)
         known = self._read.get(key)
         if known is None or known[0] != stamp:
             known = (stamp, sum(map(len, with_crlf(read_data(path)))))
         self._asked[key] = known
         return known[1]
+
+    def is_known(self, unique_id: str, status: os.stat_result) -> bool:
+        """Return whether a file with this *status* was saved with this unique-id."""
+        known = self._read.get(unique_id.encode())
+        return known is not None and known[0] == _stamp(status)
 
     def save(self) -> None:
         """Save the sizes that were requested, and no others.  Errors are ignored: the sizes are then counted again."""
@@ -62,3 +73,7 @@ class WireSizes:
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(written)
+
+
+def _stamp(status: os.stat_result) -> bytes:
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)

@@ -278,11 +278,16 @@ _HASHES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The passlib names of the hashes that each scheme may hold."""
 
+_PLAIN: Final = frozenset({"PLAIN", "CLEAR", "CLEARTEXT"})
+"""The names of one scheme: Dovecot reads all three, and files from other programs have the last two."""
+
 _KNOWN: Final = ", ".join(f"{{{name}}}" for name in ("PLAIN", "SCRAM-SHA-256", *_HASHES))
 
 
 def read_credential(field: bytes) -> Credential:
     """Parse the password field of a passwd-file: ``{SCHEME}``, then the password or its hash.
+
+    ``{CLEAR}`` and ``{CLEARTEXT}`` are other names of ``{PLAIN}``.
 
     Raises CredentialError, or its subclass HashesMissing if the scheme needs the extra ``hashes``.
     """
@@ -291,7 +296,7 @@ def read_credential(field: bytes) -> Credential:
     if found is None:
         raise CredentialError("has no password scheme; write {PLAIN} before the password, or use mailauth passwd")
     scheme, rest = found[1].decode("ascii").upper(), field[found.end() :]
-    if scheme == "PLAIN":
+    if scheme in _PLAIN:
         if not rest:
             raise CredentialError("has no password; set one")
         return Plain(rest)

@@ -9,26 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
-import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from mailauth import pop3
 
 from .._checks import check_type
 from .._line_ends import with_crlf
-from .._maildir import StagedFile, listing, make_maildir, read_data, sweep, sync_folder
+from .._maildir import StagedFile, make_maildir, read_data, sweep, sync_folder
 from .._workers import FILES
-from ._wire_sizes import WireSizes
+from ._maildir_messages import MaildirMessages, MessageFiles
 from .content import ContentReader, MessageContent
 from .names import mailbox_name
 from .protocols import OpenedMaildrop, Staged
-
-T = TypeVar("T")
 
 
 class MaildirMaildrops:
@@ -173,63 +168,62 @@ class _Opened:
         self._path = path
         self._lock = lock
         sweep(path)
-        self._files = listing(path)
-        self._names: list[str] = []
+        self._found = MaildirMessages(path)
         self._reader = ContentReader(iter(()))
-        self.messages = tuple(self._snapshot())
-
-    def _snapshot(self) -> list[pop3.Message]:
-        sizes = WireSizes(self._path)
-        messages: list[pop3.Message] = []
-        for name in sorted(self._files):
-            unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-            try:
-                size = self._at(name, functools.partial(sizes.of, name, unique_id))
-            except FileNotFoundError:
-                continue  # deleted since listing()
-            self._names.append(name)
-            messages.append(pop3.Message(size=size, unique_id=unique_id))
-        sizes.save()
-        return messages
-
-    def _at(self, name: str, work: Callable[[Path], T]) -> T:
-        """Call *work* with the path of a message, which another program may have moved.  Raises FileNotFoundError."""
-        if name in self._files:
-            with contextlib.suppress(FileNotFoundError):
-                return work(self._files[name])
-            self._files = listing(self._path)
-        if name not in self._files:
-            raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
-        return work(self._files[name])
+        self.messages = self._found.messages
+        self.unreadable = tuple(self._found.unreadable)
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        return await FILES.run(self._read, self._names[number - 1], offset)
+        return await FILES.run(self._read, self._found.files[number - 1], offset)
 
-    def _read(self, name: str, offset: int) -> pop3.Content:
+    def _read(self, files: MessageFiles, offset: int) -> pop3.Content:
         with self._lock:
             if offset == 0:
-                self._reader = ContentReader(with_crlf(self._at(name, read_data)))
+                self._reader = ContentReader(with_crlf(self._read_data(files)))
             return self._reader.read()
 
-    async def update(self, deleted: frozenset[int]) -> None:
-        await FILES.run(self._update, [self._names[number - 1] for number in sorted(deleted)])
+    def _read_data(self, files: MessageFiles) -> Iterator[bytes]:
+        """Open a file of a message, which another program may have moved.  Raises OSError."""
+        for paths in (lambda: files.paths, lambda: self._found.moved(files), lambda: self._relisted(files)):
+            for path in paths():
+                with contextlib.suppress(FileNotFoundError):
+                    return read_data(path)
+        raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
 
-    def _update(self, names: list[str]) -> None:
-        """Delete the messages *names*.  If one cannot be deleted, the others still are, and then OSError is raised."""
-        failure: OSError | None = None
+    def _relisted(self, files: MessageFiles) -> list[Path]:
+        self._found.relist()
+        return self._found.moved(files)
+
+    async def update(self, deleted: frozenset[int]) -> None:
+        await FILES.run(self._update, [self._found.files[number - 1] for number in sorted(deleted)])
+
+    def _update(self, deleted: list[MessageFiles]) -> None:
+        """Delete messages.  If one cannot be deleted, the others still are, and then OSError is raised."""
+        failures: list[OSError] = []
         with self._lock:
-            for name in names:
-                try:
-                    self._at(name, os.unlink)
-                except FileNotFoundError:
-                    pass  # already deleted
-                except OSError as error:
-                    failure = error
+            moved = [files for files in deleted if not _unlink(files.paths, failures)]
+            if moved:
+                self._found.relist()
+                for files in moved:
+                    _unlink(self._found.moved(files), failures)
             for folder in ("new", "cur"):
                 sync_folder(self._path / folder)
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures[-1]
 
     def close(self) -> None:
         self._reader = ContentReader(iter(()))
         self._lock.close()
+
+
+def _unlink(paths: Iterable[Path], failures: list[OSError]) -> bool:
+    """Delete *paths*, and add other errors to *failures*.  Return False if one of them does not exist any more."""
+    complete = True
+    for path in paths:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            complete = False
+        except OSError as error:
+            failures.append(error)
+    return complete

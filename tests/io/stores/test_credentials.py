@@ -53,6 +53,24 @@ def test_credentials_written_by_doveadm_are_checked(scheme: str) -> None:
     assert read(DOVEADM[scheme].replace(scheme, scheme.lower(), 1)) == credential
 
 
+@pytest.mark.parametrize("name", ["CLEAR", "CLEARTEXT", "clear", "ClearText"])
+def test_other_names_of_plain_are_read(name: str) -> None:
+    """Dovecot reads them, and files of other programs have them."""
+    credential = read(f"{{{name}}}open sesame")
+    assert credential == read("{PLAIN}open sesame")
+    assert credential.kind == "{PLAIN}"
+    assert credential.check(PASSWORD)
+    assert Proof.SECRET in credential.proofs
+    with pytest.raises(CredentialError, match="has no password"):
+        read(f"{{{name}}}")
+
+
+@pytest.mark.parametrize("name", ["CLEARTXT", "CLEAR-TEXT", "CLEAR.B64", "PLAINTEXT", "PLAIN-MD5", " CLEAR"])
+def test_similar_names_of_schemes_are_unknown(name: str) -> None:
+    with pytest.raises(CredentialError):
+        read(f"{{{name}}}open sesame")
+
+
 @pytest.mark.parametrize("scheme", DOVEADM)
 def test_repr_contains_no_stored_value(scheme: str) -> None:
     """architecture.md, invariant 6: no password, no hash, and no part of one."""

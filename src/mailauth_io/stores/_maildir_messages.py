@@ -1,0 +1,196 @@
+"""The messages of a Maildir and their files.
+
+A message is usually one file.  Several files with one unique name, which a mail program leaves when it is interrupted
+or restores a backup, are one message if they have the same content, and several messages otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from mailauth import pop3
+
+from .._maildir import listing, read_data
+from ._wire_sizes import WireSizes
+
+_FAULT_OF_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The errors that would affect every file."""
+
+_SUFFIX: Final = 8  # hexadecimal digits
+_LONGEST_SUFFIX: Final = 37  # a unique-id has up to 70 characters (RFC 1939 section 7)
+
+
+class MessageFiles:
+    """The files of one message, which all have its content."""
+
+    __slots__ = ("inodes", "name", "paths")
+
+    def __init__(self, name: str, paths: tuple[Path, ...], inodes: tuple[int, ...]) -> None:
+        self.name = name
+        self.paths = paths
+        self.inodes = inodes
+
+
+class _Content:
+    """The files with one content among those of one unique name."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self.files: list[tuple[Path, os.stat_result]] = []
+
+    @property
+    def oldest(self) -> tuple[Path, os.stat_result]:
+        return min(self.files, key=lambda file: (file[1].st_mtime_ns, file[0]))
+
+
+class MaildirMessages:
+    """The messages of a Maildir at login, in the order of their unique names.
+
+    Raises OSError if a folder cannot be read.
+    """
+
+    def __init__(self, maildir: Path) -> None:
+        self._maildir = maildir
+        self._listed = listing(maildir)
+        self._user = os.geteuid()
+        self.files: list[MessageFiles] = []
+        self.unreadable: list[tuple[Path, str]] = []
+        """The files that are left out because they cannot be read, each with the reason."""
+        self.messages = tuple(self._snapshot())
+
+    def _snapshot(self) -> list[pop3.Message]:
+        sizes = WireSizes(self._maildir)
+        messages: list[pop3.Message] = []
+        for name in sorted(self._listed):
+            for files, message in self._examine_again(name, sizes):
+                self.files.append(files)
+                messages.append(message)
+        sizes.save()
+        return messages
+
+    def _examine_again(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
+        try:
+            return self._examine(name, sizes)
+        except FileNotFoundError:  # another program has moved or deleted a file since it was listed
+            self._listed = listing(self._maildir)
+        try:
+            return self._examine(name, sizes)
+        except FileNotFoundError:
+            return []
+
+    def _examine(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
+        """Return the messages with this unique name.  Raises FileNotFoundError if one of the files has gone."""
+        unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+        files = [(path, os.lstat(path)) for path in self._listed.get(name, ())]
+        examined: list[tuple[MessageFiles, pop3.Message]] = []
+        if len(files) == 1 and unique_id not in sizes.suffixed:
+            contents = iter([(unique_id, files)])
+        else:
+            contents = self._by_content(unique_id, files, sizes)
+        for message_id, same in contents:
+            path, status = same[0]
+            try:
+                size = sizes.of(path, message_id, status)
+                self._check_access(path, status)
+            except OSError as error:
+                self._leave_out(path, error)
+                continue
+            message_files = MessageFiles(
+                name, tuple([path for path, _ in same]), tuple([status.st_ino for _, status in same])
+            )
+            examined.append((message_files, pop3.Message(size=size, unique_id=message_id)))
+        return examined
+
+    def _check_access(self, path: Path, status: os.stat_result) -> None:
+        """Raise PermissionError if the file cannot be read, although its size is known."""
+        if status.st_uid == self._user and status.st_mode & stat.S_IRUSR:
+            return  # the usual case, without a system call
+        if not os.access(path, os.R_OK):
+            os.lstat(path)  # raises FileNotFoundError if it has gone
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def _leave_out(self, path: Path, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) or error.errno in _FAULT_OF_PROCESS:
+            raise error
+        self.unreadable.append((path, error.strerror or type(error).__name__))
+
+    # Several files with one unique name
+
+    def _by_content(
+        self, unique_id: str, files: list[tuple[Path, os.stat_result]], sizes: WireSizes
+    ) -> Iterator[tuple[str, list[tuple[Path, os.stat_result]]]]:
+        """Yield a unique-id and the files of each content.  Only here is the hash of a message computed."""
+        given = sizes.suffixed.get(unique_id, [])
+        if not given and len({(status.st_dev, status.st_ino) for _, status in files}) == 1:
+            yield unique_id, files  # hard links: a program was interrupted while it moved the file
+            return
+        contents = self._contents(files)
+        ids: dict[str, str] = {}
+        for content in contents:
+            for known in given:
+                if content.digest.startswith(known[len(unique_id) + 1 :]) and known not in ids.values():
+                    ids[content.digest] = known
+        # One that was listed before keeps its unique-id: a client would take another message for it.
+        contents.sort(key=lambda content: self._precedence(content, unique_id, sizes))
+        for content in contents:
+            if content.digest in ids:
+                continue
+            if unique_id not in ids.values():
+                ids[content.digest] = unique_id
+                continue
+            suffixes = (content.digest[:length] for length in range(_SUFFIX, _LONGEST_SUFFIX + 1))
+            ids[content.digest] = next(
+                found for suffix in suffixes if (found := f"{unique_id}-{suffix}") not in ids.values()
+            )
+        for content in sorted(contents, key=lambda content: ids[content.digest]):
+            oldest = content.oldest
+            yield ids[content.digest], [oldest, *(file for file in content.files if file is not oldest)]
+
+    @staticmethod
+    def _precedence(content: _Content, unique_id: str, sizes: WireSizes) -> tuple[bool, int, str]:
+        status = content.oldest[1]
+        return not sizes.is_known(unique_id, status), status.st_mtime_ns, content.digest
+
+    def _contents(self, files: list[tuple[Path, os.stat_result]]) -> list[_Content]:
+        found: dict[str, _Content] = {}
+        by_inode: dict[tuple[int, int], str] = {}
+        for path, status in files:
+            inode = (status.st_dev, status.st_ino)
+            try:
+                digest = by_inode[inode] if inode in by_inode else _digest(path)
+            except OSError as error:
+                self._leave_out(path, error)
+                continue
+            by_inode[inode] = digest
+            found.setdefault(digest, _Content(digest)).files.append((path, status))
+        return list(found.values())
+
+    # Files that another program has moved
+
+    def relist(self) -> None:
+        """List the folders again.  Raises OSError."""
+        self._listed = listing(self._maildir)
+
+    def moved(self, files: MessageFiles) -> list[Path]:
+        """Return the paths of *files* at the last listing: another program renames them to set flags."""
+        found: list[Path] = []
+        for path in self._listed.get(files.name, ()):
+            try:
+                if os.lstat(path).st_ino in files.inodes:
+                    found.append(path)
+            except FileNotFoundError:
+                pass  # it has been moved again
+        return found
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for piece in read_data(path):
+        digest.update(piece)
+    return digest.hexdigest()
