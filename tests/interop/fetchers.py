@@ -1,8 +1,15 @@
-"""fetchmail and getmail: clients that collect a complete maildrop."""
+"""fetchmail and getmail: clients that collect a complete maildrop.
+
+Several messages are returned one after another.
+"""
 
 from __future__ import annotations
 
-from tests.interop.client_config import ClientConfig, run
+import re
+
+from tests.interop.client_config import BY_TOKEN, ClientConfig, run
+
+_ENVELOPE = re.compile(rb"^Return-Path: <unknown>\n", re.MULTILINE)
 
 
 def fetchmail_collect(client_config: ClientConfig) -> bytes:
@@ -26,7 +33,7 @@ def fetchmail(client_config: ClientConfig) -> bytes:
         f'password "{client_config.password}"',
         "nokeep" if client_config.delete else "keep",
     ]
-    words += ["no rewrite", "no mimedecode", f'mda "cat > {collected}"']
+    words += ["no rewrite", "no mimedecode", f'mda "cat >> {collected}"']
     if client_config.tls_mode == "clear":
         words += ['sslproto ""']
     else:
@@ -40,7 +47,7 @@ def fetchmail(client_config: ClientConfig) -> bytes:
 
 
 def getmail_collect(client_config: ClientConfig) -> bytes:
-    """It requires LIST and UIDL, and does not support STLS."""
+    """It requires LIST and UIDL, and does not support STLS.  See ``getmail_knows_tokens()``."""
     collected = client_config.scratch / "message"
     retriever = "SimplePOP3SSLRetriever" if client_config.tls_mode == "implicit" else "SimplePOP3Retriever"
     configuration = client_config.file(
@@ -48,11 +55,12 @@ def getmail_collect(client_config: ClientConfig) -> bytes:
         *("[retriever]", f"type = {retriever}", "server = localhost", f"port = {client_config.port}"),
         *(
             f"username = {client_config.name}",
-            f"password = {client_config.password}",
+            f"password = {client_config.secret}",
+            *(["use_xoauth2 = true"] if client_config.login in BY_TOKEN else []),
             f"use_apop = {client_config.login == 'APOP'}",
         ),
         *([f"ca_certs = {client_config.trusted}"] if client_config.tls_mode == "implicit" else []),
-        *("[destination]", "type = MDA_external", "path = /bin/sh", f"arguments = ('-c', 'cat > {collected}')"),
+        *("[destination]", "type = MDA_external", "path = /bin/sh", f"arguments = ('-c', 'cat >> {collected}')"),
         "allow_root_commands = true",  # getmail does not write into a Maildir as root
         *("[options]", "delivered_to = false", "received = false", f"delete = {client_config.delete}"),
     )
@@ -61,4 +69,11 @@ def getmail_collect(client_config: ClientConfig) -> bytes:
         ["--getmaildir", str(client_config.scratch), "--rcfile", str(configuration)],
         home=client_config.scratch,
     )
-    return collected.read_bytes().removeprefix(b"Return-Path: <unknown>\n")  # it adds an envelope line to messages
+    return _ENVELOPE.sub(b"", collected.read_bytes())  # it adds an envelope line to messages
+
+
+def getmail_knows_tokens(client_config: ClientConfig) -> bool:
+    """Return whether getmail can log in to POP3 with a token: from 6.19.4 on."""
+    version = re.search(rb"([0-9]+)\.([0-9]+)\.([0-9]+)", run("getmail", ["--version"], home=client_config.scratch))
+    assert version is not None
+    return tuple(map(int, version.groups())) >= (6, 19, 4)

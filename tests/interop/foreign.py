@@ -69,8 +69,8 @@ def curl_submit(client_config: ClientConfig, message: bytes) -> None:
     )
 
 
-def curl_collect(client_config: ClientConfig) -> bytes:
-    return _curl(client_config, "pop3", "1")
+def curl_collect(client_config: ClientConfig, number: int = 1) -> bytes:
+    return _curl(client_config, "pop3", str(number))
 
 
 # msmtp and mpop read a configuration file that only the owner may read.
@@ -113,8 +113,7 @@ def mpop_collect(client_config: ClientConfig) -> bytes:
         *(f"delivery maildir {maildir}", f"uidls_file {client_config.scratch}/uidls"),
     )
     run("mpop", ["-C", str(configuration)], home=client_config.scratch)
-    (path,) = maildir.glob("new/*")
-    return path.read_bytes()
+    return b"".join(path.read_bytes() for path in sorted(maildir.glob("new/*")))
 
 
 # swaks
@@ -190,7 +189,7 @@ def smtplib_submit(client_config: ClientConfig, message: bytes) -> None:
         raise CommandRejected(str(error)) from error
 
 
-def poplib_collect(client_config: ClientConfig) -> bytes:
+def poplib_collect(client_config: ClientConfig, number: int = 1) -> bytes:
     context = ssl.create_default_context(cafile=str(client_config.trusted))
 
     class FromSource(poplib.POP3):
@@ -211,9 +210,9 @@ def poplib_collect(client_config: ClientConfig) -> bytes:
         else:
             client.user(client_config.name)
             client.pass_(client_config.password)
-        text = b"".join(line + b"\r\n" for line in client.retr(1)[1])
+        text = b"".join(line + b"\r\n" for line in client.retr(number)[1])
         if client_config.delete:
-            client.dele(1)
+            client.dele(number)
         return text
     except poplib.error_proto as error:
         raise CommandRejected(str(error)) from error

@@ -1,11 +1,14 @@
-"""curl with XOAUTH2.  curl prefers OAUTHBEARER if both are offered, so the server here offers only XOAUTH2.
+"""curl, getmail and poplib with XOAUTH2.  curl prefers OAUTHBEARER if it is offered too, so only XOAUTH2 is offered.
 
 Skipped without curl; an error with MAILAUTH_INTEROP=require.
 """
 
 from __future__ import annotations
 
+import base64
 import email
+import poplib
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import pytest
 from mailauth import ACCEPT, MessageChunk, Notice, pop3, sasl, smtp
 from mailauth_io.adapters.connection import AsyncServerConnection
 from tests.interop.client_config import NAME, TOKEN, ClientConfig, CommandRejected
+from tests.interop.fetchers import getmail_collect, getmail_knows_tokens
 from tests.interop.foreign import curl_collect, curl_submit
 from tests.io import loops
 from tests.io.server_support import Run, on_both_loops
@@ -24,8 +28,13 @@ MESSAGE = b"From: bob@example.test\r\nSubject: waiting\r\n\r\nA letter\r\n.\r\n.
 MECHANISMS = sasl.ALL_MECHANISMS.only("XOAUTH2")
 
 
+LONG_TOKEN = "ya29." + "t0ken" * 239
+"""1,200 bytes, as long as those of Google and Microsoft."""
+
+
 def owner(question: sasl.CheckToken) -> str | sasl.Refusal:
-    return NAME if question.token == TOKEN.encode() else sasl.Refusal.BAD_CREDENTIALS
+    known = question.token in (TOKEN.encode(), LONG_TOKEN.encode())
+    return NAME if known else sasl.Refusal.BAD_CREDENTIALS
 
 
 @attrs.define
@@ -33,6 +42,7 @@ class OurServer:
     """What two servers received, and from which user."""
 
     content: bytes = b""
+    strict: bool = False
     logins: list[str] = attrs.field(factory=list)
 
     @staticmethod
@@ -92,7 +102,7 @@ def visited(
                 our_server.submission, settings, ssl_context=server_context(), implicit_tls=implicit
             )
         else:
-            of_pop3 = pop3.ServerSettings(mechanisms=MECHANISMS, stls=True)
+            of_pop3 = pop3.ServerSettings(mechanisms=MECHANISMS, stls=True, strict_syntax=our_server.strict)
             serving = adapter.serve_pop3(
                 our_server.maildrop, of_pop3, ssl_context=server_context(), implicit_tls=implicit
             )
@@ -130,6 +140,40 @@ def test_curl_retrieves_a_message_with_a_token(run: Run, tls_mode: str, tmp_path
     assert our_server.logins == [f"{NAME} by XOAUTH2"]
     assert email.message_from_bytes(text)["Subject"] == "waiting"
     assert text == MESSAGE
+
+
+@on_both_loops
+def test_getmail_retrieves_a_message_with_a_long_token(run: Run, tmp_path: Path) -> None:
+    """Until 6.19.10 it sends the token with AUTH in one line, and later versions do it if AUTH alone is refused."""
+    config = asked(tmp_path, "implicit", LONG_TOKEN, 0)
+    if not getmail_knows_tokens(config):
+        pytest.skip("this getmail has no XOAUTH2 for POP3")
+    our_server = OurServer()
+    text = visited(run, our_server, "pop3", "implicit", lambda port: getmail_collect(attrs.evolve(config, port=port)))
+    assert our_server.logins == [f"{NAME} by XOAUTH2"]
+    assert text == MESSAGE.replace(b"\r\n", b"\n")
+
+
+@on_both_loops
+@pytest.mark.parametrize(("strict", "accepted"), [(False, True), (True, False)])
+def test_poplib_logs_in_with_a_long_token_in_one_line(run: Run, strict: bool, accepted: bool, tmp_path: Path) -> None:
+    """This is the command that programs based on poplib, such as getmail, send."""
+    our_server = OurServer(strict=strict)
+    response = base64.b64encode(f"user={NAME}\1auth=Bearer {LONG_TOKEN}\1\1".encode()).decode("ascii")
+    trusted = asked(tmp_path, "implicit", LONG_TOKEN, 0).trusted
+
+    def client_config(port: int) -> bytes:
+        client = poplib.POP3_SSL("localhost", port, timeout=30, context=ssl.create_default_context(cafile=trusted))
+        try:
+            return client._shortcmd(f"AUTH XOAUTH2 {response}")  # type: ignore[attr-defined,no-any-return]  # as getmail
+        except poplib.error_proto as error:
+            return bytes(error.args[0])
+        finally:
+            client.quit()
+
+    answer = visited(run, our_server, "pop3", "implicit", client_config)
+    assert answer.startswith(b"+OK" if accepted else b"-ERR command line too long")
+    assert our_server.logins == ([f"{NAME} by XOAUTH2"] if accepted else [])
 
 
 @on_both_loops
