@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,7 @@ class MessageFiles:
 
     __slots__ = ("inodes", "name", "paths")
 
-    def __init__(self, name: str, paths: tuple[Path, ...], inodes: tuple[int, ...]) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], inodes: tuple[int, ...]) -> None:
         self.name = name
         self.paths = paths
         self.inodes = inodes
@@ -60,7 +60,7 @@ class MaildirMessages:
         self._listed = listing(maildir)
         self._user = os.geteuid()
         self.files: list[MessageFiles] = []
-        self.unreadable: list[tuple[Path, str]] = []
+        self.unreadable: dict[Path, str] = {}
         """The files that are left out because they cannot be read, each with the reason."""
         self.messages = tuple(self._snapshot())
 
@@ -68,49 +68,52 @@ class MaildirMessages:
         sizes = WireSizes(self._maildir)
         messages: list[pop3.Message] = []
         for name in sorted(self._listed):
-            for files, message in self._examine_again(name, sizes):
+            try:
+                found = self._examine(name, sizes)
+            except FileNotFoundError:  # another program has moved or deleted a file since it was listed
+                self._listed = listing(self._maildir)
+                try:
+                    found = self._examine(name, sizes)
+                except FileNotFoundError:
+                    continue
+            for files, message in found:
                 self.files.append(files)
                 messages.append(message)
         sizes.save()
+        self._listed = {}  # needed again only if a file is moved
         return messages
-
-    def _examine_again(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
-        try:
-            return self._examine(name, sizes)
-        except FileNotFoundError:  # another program has moved or deleted a file since it was listed
-            self._listed = listing(self._maildir)
-        try:
-            return self._examine(name, sizes)
-        except FileNotFoundError:
-            return []
 
     def _examine(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
         """Return the messages with this unique name.  Raises FileNotFoundError if one of the files has gone."""
         unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-        files = [(path, os.lstat(path)) for path in self._listed.get(name, ())]
+        paths = self._listed.get(name, [])
+        if len(paths) == 1 and unique_id not in sizes.suffixed:
+            status = os.lstat(paths[0])
+            size = self._size(paths[0], status, unique_id, sizes)
+            if size is None:
+                return []
+            return [(MessageFiles(name, paths, (status.st_ino,)), pop3.Message(size=size, unique_id=unique_id))]
         examined: list[tuple[MessageFiles, pop3.Message]] = []
-        if len(files) == 1 and unique_id not in sizes.suffixed:
-            contents = iter([(unique_id, files)])
-        else:
-            contents = self._by_content(unique_id, files, sizes)
-        for message_id, same in contents:
-            path, status = same[0]
-            try:
-                size = sizes.of(path, message_id, status)
-                self._check_access(path, status)
-            except OSError as error:
-                self._leave_out(path, error)
-                continue
-            message_files = MessageFiles(
-                name, tuple([path for path, _ in same]), tuple([status.st_ino for _, status in same])
-            )
-            examined.append((message_files, pop3.Message(size=size, unique_id=message_id)))
+        for message_id, same in self._by_content(unique_id, [(path, os.lstat(path)) for path in paths], sizes):
+            size = self._size(*same[0], message_id, sizes)
+            if size is not None:
+                files = MessageFiles(name, [path for path, _ in same], tuple([status.st_ino for _, status in same]))
+                examined.append((files, pop3.Message(size=size, unique_id=message_id)))
         return examined
 
-    def _check_access(self, path: Path, status: os.stat_result) -> None:
+    def _size(self, path: Path, status: os.stat_result, message_id: str, sizes: WireSizes) -> int | None:
+        """Return the size of a message, or None if its file is left out."""
+        try:
+            size = sizes.of(path, message_id, status)
+            if status.st_uid != self._user or not status.st_mode & stat.S_IRUSR:  # in the usual case, no system call
+                self._check_access(path)
+        except OSError as error:
+            self._leave_out(path, error)
+            return None
+        return size
+
+    def _check_access(self, path: Path) -> None:
         """Raise PermissionError if the file cannot be read, although its size is known."""
-        if status.st_uid == self._user and status.st_mode & stat.S_IRUSR:
-            return  # the usual case, without a system call
         if not os.access(path, os.R_OK):
             os.lstat(path)  # raises FileNotFoundError if it has gone
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -118,7 +121,7 @@ class MaildirMessages:
     def _leave_out(self, path: Path, error: OSError) -> None:
         if isinstance(error, FileNotFoundError) or error.errno in _FAULT_OF_PROCESS:
             raise error
-        self.unreadable.append((path, error.strerror or type(error).__name__))
+        self.unreadable[path] = error.strerror or type(error).__name__
 
     # Several files with one unique name
 

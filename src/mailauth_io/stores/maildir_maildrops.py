@@ -171,7 +171,7 @@ class _Opened:
         self._found = MaildirMessages(path)
         self._reader = ContentReader(iter(()))
         self.messages = self._found.messages
-        self.unreadable = tuple(self._found.unreadable)
+        self.unreadable = tuple(self._found.unreadable.items())
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
         return await FILES.run(self._read, self._found.files[number - 1], offset)
