@@ -30,7 +30,7 @@ _OURS: Final = re.compile(
     r"[0-9]+\.M[0-9]{6}P[0-9]+Q[0-9]+R[0-9a-f]{8}\.[^,:]*,S=([0-9]{1,18}),W=([0-9]{1,18})(?:[:;!].*)?", re.DOTALL
 )
 _FLAGS: Final = re.compile(r"[!;]2,.*", re.DOTALL)
-_SIZES: Final = re.compile(r",[SW]=[0-9]+(?![^,])")
+_SIZES: Final = re.compile(r",[SUW]=[0-9]+(?![^,])")
 
 
 def make_maildir(path: Path) -> None:
@@ -67,7 +67,8 @@ def unique_name(file_name: str) -> str:
     """Return the part of *file_name* that stays the same when a mail program changes flags or adds sizes.
 
     Flags follow ``:`` or, on file systems where a name may not contain it, ``!2,`` or ``;2,``.  The first of these ends
-    the name.  ``,S=`` and ``,W=`` are the sizes of Maildir++ and Dovecot, which may correct or remove them.
+    the name.  ``,S=`` and ``,W=`` are the sizes of Maildir++ and Dovecot, which may correct or remove them, and ``,U=``
+    is the number that mbsync and OfflineIMAP add.
     """
     base, _, _ = file_name.partition(":")
     if "2," in base:

@@ -74,6 +74,7 @@ def files(directory: Path) -> set[str]:
         *(("1.x.host" + sizes, "1.x.host") for sizes in (",S=12", ",W=13", ",S=1,W=2", ",W=2,S=1", ",S=1,S=2")),
         *(("1.x.host" + both, "1.x.host") for both in (",S=1:2,S", ",S=1,W=2!2,S", ";2,S,S=1", ":2,S,S=1,W=2")),
         ("1.x,S=1,foo=bar:2,S", "1.x,foo=bar"),
+        ("1_2.3.host,U=13209,FMD5=7e33:2,:::2:2::2,S", "1_2.3.host,FMD5=7e33"),  # seen with mu and OfflineIMAP
         ("1.x,foo=bar,W=1", "1.x,foo=bar"),
         *((name, name) for name in ("1.x!2", "1.x;2", "1.x!y", "1.x;y;z", "1.x!1,S", "1.x!22,S", "1.x,2,S", "12,x")),
         *((name, name) for name in ("1.x,S=", "1.x,S=1a", "1.x,s=1", "1.xS=1", "1.x,T=1", "1.x,S=-1")),
