@@ -184,15 +184,13 @@ class _Opened:
 
     def _read_data(self, files: MessageFiles) -> Iterator[bytes]:
         """Open a file of a message, which another program may have moved.  Raises OSError."""
-        for paths in (lambda: files.paths, lambda: self._found.moved(files), lambda: self._relisted(files)):
-            for path in paths():
-                with contextlib.suppress(FileNotFoundError):
-                    return read_data(path)
-        raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
-
-    def _relisted(self, files: MessageFiles) -> list[Path]:
-        self._found.relist()
-        return self._found.moved(files)
+        data = _open_first(files.paths) or _open_first(self._found.moved(files))
+        if data is None:
+            self._found.relist()
+            data = _open_first(self._found.moved(files))
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
+        return data
 
     async def update(self, deleted: frozenset[int]) -> None:
         await FILES.run(self._update, [self._found.files[number - 1] for number in sorted(deleted)])
@@ -214,6 +212,14 @@ class _Opened:
     def close(self) -> None:
         self._reader = ContentReader(iter(()))
         self._lock.close()
+
+
+def _open_first(paths: Iterable[Path]) -> Iterator[bytes] | None:
+    """Open the first of *paths* that exists.  Return None if all have gone.  Raises OSError for other errors."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            return read_data(path)
+    return None
 
 
 def _unlink(paths: Iterable[Path], failures: list[OSError]) -> bool:
