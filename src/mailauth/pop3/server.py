@@ -42,6 +42,9 @@ _NO_MESSAGES: Final = Maildrop()
 _LONG_COMMANDS: Final = (b"AUTH ", b"PASS ")
 """The commands that carry a token or a password."""
 
+_DATA_FOLLOWS: Final = frozenset({"USER", "PASS", "APOP"})
+"""The commands in which everything after the one space is data (RFC 1939 section 7)."""
+
 _FROM_A_BROWSER: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
 
@@ -147,8 +150,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._question = update = Update(deleted=frozenset(self._maildrop.deleted))
             return update
         limit = self._settings.max_command_line
+        if state is not _TRANSACTION and len(received) > limit:
+            limit = self._login_line_limit(limit)
         try:
-            line = received.take_line(limit if state is _TRANSACTION else self._login_line_limit(limit))
+            line = received.take_line(limit)
         except LineTooLong:
             return self._reject("", b"", _standard_replies.LINE_TOO_LONG)
         if line is None:
@@ -156,7 +161,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         return self._read(line)
 
     def _login_line_limit(self, limit: int) -> int:
-        """Return the maximum bytes of the next line before the login, which is *limit* for most commands."""
+        """Return the maximum bytes of the next line before the login, which is *limit* for most commands.
+
+        It is called only if the line may be longer.
+        """
         received = self._input
         received.gather()
         begin = received.data[received.offset : received.offset + 5].upper()
@@ -182,7 +190,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if self._state not in row.states:
             return self._reject(verb, line, _standard_replies.BAD_SEQUENCE)
         try:
-            command = row.parse(self._prepare_argument(row, argument) if blank else argument)
+            if blank and row.name not in _DATA_FOLLOWS:
+                argument = self._prepare_argument(row, argument)
+            command = row.parse(argument)
         except (ValueError, LocalProtocolError) as error:
             text = parse_error_text(error)
             # A text in brackets would be a response code.
@@ -195,9 +205,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             if not argument:
                 raise Malformed("no space may follow a verb without an argument")
             return argument
-        if row.name == "USER" or (row.secret and row.name != "AUTH"):
-            return argument  # everything after the space is data (RFC 1939 section 7)
-        return normalize(row.name, argument)
+        return argument if row.secret and row.name != "AUTH" else normalize(row.name, argument)
 
     def _handle_command(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:
         refusal = None if row.check is None else row.check(self, command)
