@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth import ACCEPT, Closed, Command, ExtensionNotice, pop3, sasl
-from tests.pop3.drive import OPEN, TLS, Application, ask, in_transaction, said, server, settle, talk
+from tests.pop3.drive import OPEN, TLS, Application, Event, ask, in_transaction, said, server, settle, talk
 
 STRICT = attrs.evolve(OPEN, strict_syntax=True)
 TEXTS = (b"Subject: a\r\n\r\none\r\ntwo\r\n", b"b\r\n")
@@ -182,7 +182,7 @@ WORDS = st.lists(
 
 @given(COMMANDS, WORDS, st.booleans())
 def test_tolerant_and_strict_server_agree_where_both_accept(verb: bytes, rest: bytes, logged_in: bool) -> None:
-    events = []
+    events: list[list[Event]] = []
     for settings in (OPEN, STRICT):
         connection, application = server(settings, TLS), Application(*TEXTS)
         before = b"AUTH PLAIN " + PLAIN + b"\r\n" if logged_in else b"USER alice\r\n" if verb == b"PASS" else b""

@@ -166,7 +166,7 @@ class MaildirMessages:
         for path, status in files:
             inode = (status.st_dev, status.st_ino)
             try:
-                digest = by_inode[inode] if inode in by_inode else _digest(path)
+                digest = by_inode[inode] if inode in by_inode else content_digest(path)
             except OSError as error:
                 self._leave_out(path, error)
                 continue
@@ -192,7 +192,7 @@ class MaildirMessages:
         return found
 
 
-def _digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
     digest = hashlib.sha256()
     for piece in read_data(path):
         digest.update(piece)

@@ -172,7 +172,7 @@ def test_hard_links_are_one_message_and_are_not_read(run: Run, tmp_path: Path, m
     def unhashed(path: Path) -> str:
         raise AssertionError("the message was hashed")
 
-    monkeypatch.setattr(_maildir_messages, "_digest", unhashed)
+    monkeypatch.setattr(_maildir_messages, "content_digest", unhashed)
 
     async def main() -> None:
         assert await content_of(tmp_path) == {plain_id("1.x"): b"a\r\n"}
@@ -271,7 +271,11 @@ def test_hashes_that_begin_alike_get_longer_unique_ids(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashes = {FIRST: "0" * 64, SECOND: "ab" * 32, THIRD: "ab" * 31 + "00"}
-    monkeypatch.setattr(_maildir_messages, "_digest", lambda path: hashes[path.read_bytes()])
+
+    def of(path: Path) -> str:
+        return hashes[path.read_bytes()]
+
+    monkeypatch.setattr(_maildir_messages, "content_digest", of)
     for seconds, data in enumerate((FIRST, SECOND, THIRD), 1):
         aged(foreign(tmp_path / "alice", f"1.x:2,{'ST'[: seconds - 1]}", data, "cur"), seconds)
     base = plain_id("1.x")
@@ -463,6 +467,10 @@ def test_file_of_known_size_that_cannot_be_read_is_left_out(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without this, LIST would have it, and RETR would fail each time."""
+
+    def refused(path: Path, mode: int) -> bool:
+        return False
+
     foreign(tmp_path / "alice", "1.x", b"a\n")
 
     async def main() -> None:
@@ -470,7 +478,7 @@ def test_file_of_known_size_that_cannot_be_read_is_left_out(
         assert len(await content_of(tmp_path)) == 2
         for file in (*(tmp_path / "alice" / "new").iterdir(),):
             file.chmod(0)
-        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        monkeypatch.setattr(os, "access", refused)
         assert await content_of(tmp_path) == {}
 
     run(main)
@@ -563,13 +571,13 @@ def test_nothing_is_hashed_unless_files_share_a_unique_name(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    real = _maildir_messages._digest
+    real = _maildir_messages.content_digest
 
     def noted(path: Path) -> str:
         hashed.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(_maildir_messages, "_digest", noted)
+    monkeypatch.setattr(_maildir_messages, "content_digest", noted)
     for number in range(5):
         foreign(tmp_path / "alice", f"{number}.x:2,S", b"the same\n", "cur")
 
