@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 import pytest
@@ -37,6 +37,10 @@ BEHIND: Final = b"\x16\x03\x01 a ClientHello\r\n"
 
 def binary(command: int, family: int, block: bytes) -> bytes:
     return SIGNATURE + bytes([command, family]) + len(block).to_bytes(2, "big") + block
+
+
+def is_mapped(address: Address) -> bool:
+    return isinstance(address, IPv6Address) and address.ipv4_mapped is not None
 
 
 def written(header: Proxied, version: int) -> bytes:
@@ -98,6 +102,65 @@ def test_valid_header_is_read_exactly_to_its_end(data: bytes, header: Header) ->
     """Sections 2.1 and 2.2, with reads of any size; the data after it belongs to the client."""
     for at_most in (1, 2, 3, 7, 1 << 30):
         assert read(data + BEHIND, at_most) == (header, BEHIND)
+
+
+MAPPED: Final = "0000:0000:0000:0000:0000:ffff:192.168.0.1"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "read_as"),
+    [
+        ("::ffff:192.168.0.1", "::ffff:192.168.0.11", "192.168.0.11"),
+        ("::ffff:192.168.0.1", "192.168.0.11", "192.168.0.11"),
+        ("::FFFF:C0A8:1", "::ffff:c0a8:b", "192.168.0.11"),
+        (MAPPED, "192.168.0.11", "192.168.0.11"),
+        ("0:0:0:0:0:ffff:192.168.0.1", "2001:db8::1", "2001:db8::1"),
+    ],
+)
+def test_mapped_source_is_an_ipv4_client(source: str, destination: str, read_as: str) -> None:
+    """RFC 4291 section 2.5.5.2: the proxy accepts both families on one IPv6 socket."""
+    expected = Proxied(
+        source=Endpoint(IPv4Address("192.168.0.1"), 56324), destination=Endpoint(ip_address(read_as), 443)
+    )
+    data = f"PROXY TCP6 {source} {destination} 56324 443\r\n".encode("ascii")
+    for at_most in (1, 3, 1 << 30):
+        assert read(data + BEHIND, at_most) == (expected, BEHIND)
+    if ":" in destination:
+        addresses = IPv6Address(source).packed + IPv6Address(destination).packed
+        assert (
+            read(binary(0x21, 0x21, addresses + (56324).to_bytes(2, "big") + (443).to_bytes(2, "big")))[0] == expected
+        )
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        "TCP4 ::ffff:192.0.2.1 192.0.2.2",
+        "TCP4 192.0.2.1 ::ffff:192.0.2.2",
+        "TCP4 2001:db8::1 192.0.2.2",
+        "TCP6 192.0.2.1 ::ffff:192.0.2.2",
+        "TCP6 192.0.2.1 2001:db8::2",
+        "TCP6 2001:db8::1 192.0.2.2",
+        "TCP6 ::192.0.2.1 192.0.2.2",
+        "TCP6 64:ff9b::192.0.2.1 192.0.2.2",
+        "TCP6 ::ffff:0:192.0.2.1 192.0.2.2",
+        "TCP6 ::ffff:192.0.2.256 192.0.2.2",
+        "TCP6 ::ffff:192.0.2.1 192.0.2.02",
+        f"TCP6 0{MAPPED} 192.0.2.2",
+    ],
+)
+def test_no_other_mixture_of_families_is_valid(addresses: str) -> None:
+    """An address that is only translated or embedded is not the address of an IPv4 client."""
+    header, _ = read(f"PROXY {addresses} 1 2\r\n".encode("ascii"))
+    assert isinstance(header, Invalid)
+
+
+@pytest.mark.parametrize("source", ["::192.0.2.1", "64:ff9b::192.0.2.1", "::ffff:0:192.0.2.1", "2002:c000:201::"])
+def test_no_other_ipv6_source_becomes_ipv4(source: str) -> None:
+    header, _ = read(f"PROXY TCP6 {source} ::ffff:192.0.2.2 1 2\r\n".encode("ascii"))
+    assert header == Proxied(
+        source=Endpoint(IPv6Address(source), 1), destination=Endpoint(IPv6Address("::ffff:192.0.2.2"), 2)
+    )
 
 
 def test_longest_lines_of_the_specification_are_accepted() -> None:
@@ -228,7 +291,7 @@ def test_data_beyond_the_wanted_size_raises() -> None:
 
 
 addresses4: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=4)
-addresses6: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=6)
+addresses6: Final[st.SearchStrategy[Address]] = st.ip_addresses(v=6).filter(lambda address: not is_mapped(address))
 ports = st.integers(0, 65_535)
 
 

@@ -45,7 +45,7 @@ _BEGINNINGS: Final = (b"PROXY TCP4 ", b"PROXY TCP6 ", _UNKNOWN)
 _SHORTEST_TEXT: Final = 15
 _SPACES: Final = 5  # in a version 1 header with addresses
 _PORT: Final = rb"(0|[1-9][0-9]{0,4})"
-_ADDRESS: Final = rb"([0-9A-Fa-f:.]{2,39})"
+_ADDRESS: Final = rb"([0-9A-Fa-f:.]{2,45})"  # 45 characters: an IPv4-mapped address with all its zeros
 _TEXT: Final = re.compile(rb"PROXY TCP([46]) %b %b %b %b\r\n" % (_ADDRESS, _ADDRESS, _PORT, _PORT))
 
 _SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
@@ -225,16 +225,33 @@ def _read_text(data: bytes) -> Header:
     if found is None:
         return Invalid("not a version 1 header")
     family, *words = (word.decode("ascii") for word in found.groups())
-    read: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]
-    read = ipaddress.IPv4Address if family == "4" else ipaddress.IPv6Address
     try:
-        source, destination = read(words[0]), read(words[1])
+        source, destination = _addresses(family, words[0], words[1])
     except ValueError:
         return Invalid(f"invalid TCP{family} address")
     ports = int(words[2]), int(words[3])
     if max(ports) > 65_535:
         return Invalid("a port is greater than 65535")
     return Proxied(source=Endpoint(source, ports[0]), destination=Endpoint(destination, ports[1]))
+
+
+def _addresses(family: str, first: str, second: str) -> tuple[Address, Address]:
+    """Return the source and the destination of a version 1 header.  Raises ValueError if they do not fit *family*.
+
+    A proxy that listens on an IPv6 socket for both families writes the address of an IPv4 client in its IPv4-mapped
+    form (RFC 4291 section 2.5.5.2), and its own address in either form.  They are then returned as IPv4 addresses.
+    """
+    if family == "4":
+        return ipaddress.IPv4Address(first), ipaddress.IPv4Address(second)
+    source = ipaddress.IPv6Address(first)
+    if source.ipv4_mapped is None:
+        return source, ipaddress.IPv6Address(second)
+    return _unmapped(source), _unmapped(ipaddress.ip_address(second))
+
+
+def _unmapped(address: Address) -> Address:
+    """Return *address*, or the IPv4 address of which it is the IPv4-mapped form."""
+    return address if address.version == 4 else address.ipv4_mapped or address
 
 
 def _read_binary(data: bytes) -> Header:
@@ -257,9 +274,13 @@ def _read_binary(data: bytes) -> Header:
     address, size = (ipaddress.IPv4Address, 4) if family == 1 else (ipaddress.IPv6Address, 16)
     middle = _PREFIX + size
     ports = middle + size
+    source: Address = address(data[_PREFIX:middle])
+    destination: Address = address(data[middle:ports])
+    if _unmapped(source) is not source:
+        source, destination = _unmapped(source), _unmapped(destination)
     return Proxied(
-        source=Endpoint(address(data[_PREFIX:middle]), int.from_bytes(data[ports : ports + 2], "big")),
-        destination=Endpoint(address(data[middle:ports]), int.from_bytes(data[ports + 2 : end], "big")),
+        source=Endpoint(source, int.from_bytes(data[ports : ports + 2], "big")),
+        destination=Endpoint(destination, int.from_bytes(data[ports + 2 : end], "big")),
     )
 
 
