@@ -57,7 +57,10 @@ class TlsOptions:
     """Seconds for a whole handshake."""
 
     hostname: str | None = None
-    """The name that the server's certificate must be valid for; None on the server's side."""
+    """The name that the server's certificate must be valid for; None on the server's side.
+
+    A dot at its end, which makes it absolute in the DNS, is not part of it: it is neither sent as SNI (RFC 6066 section
+    3) nor in certificates."""
 
     alpn: str | None = None
     """The server's protocol: a client that offers any by ALPN must offer this one.  None: not checked."""
@@ -80,6 +83,8 @@ class TlsLayer:
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        if server_hostname is not None and len(server_hostname) > 1:
+            server_hostname = server_hostname.removesuffix(".")
         self._object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
