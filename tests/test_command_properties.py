@@ -241,8 +241,11 @@ def test_every_field_rejects_a_value_of_the_wrong_type(kind: type[Any], name: st
     assert name in str(refusal(kind, {**EXAMPLES[kind], name: object()}))
 
 
-def read_back(kind: type[Any], line: bytes) -> object:
-    """Return the command that a server parses from *line*."""
+def read_back(kind: type[Any], line: bytes, command: Any) -> object:
+    """Return the command that a server parses from *line*; for a verb without a class, the words of *command*."""
+    if isinstance(command, smtp.GenericCommand | pop3.GenericCommand):
+        name, _, argument = line.decode("ascii").partition(" ")
+        return attrs.evolve(command, verb=name, argument=argument)
     if ".smtp." in kind.__module__:
         assert not line.endswith(b" ")
         name, argument = split_line(line, smtputf8=True)
@@ -266,7 +269,7 @@ def test_command_is_rejected_or_is_one_line_that_parses_back(kind: type[Any], na
         assert written(connection) == line
     not_sent = {"source_route": (), "deleting": False}
     expected = attrs.evolve(command, **{name: value for name, value in not_sent.items() if hasattr(command, name)})
-    assert read_back(kind, line[:-2]) == expected
+    assert read_back(kind, line[:-2], command) == expected
 
 
 @each_field(*CONTENT, *VALUES)
@@ -327,7 +330,7 @@ def test_client_mechanism_is_rejected_or_sends_no_cr_lf_or_nul(kind: type[Any], 
             lambda: smtp.Mail(reverse_path=None, parameters={"SIZE": "1"}),
             "parameters: SIZE has its own field; use size=",
         ),
-        (lambda: smtp.Reply(10**5000), "code: a reply code must be 200 to 559, with a second digit of 0 to 5"),
+        (lambda: smtp.Reply(10**5000), "code: a reply code must be 200 to 599"),
     ],
 )
 def test_error_message_names_the_field_and_the_expected_value(make: Callable[[], object], message: str) -> None:
@@ -488,7 +491,10 @@ def test_mechanism_name_cannot_inject_a_command() -> None:
 def test_smtp_reply_is_rejected_or_parses_as_one_reply(kind: type[Any], name: str, data: st.DataObject) -> None:
     """RFC 5321 section 4.2."""
     reply = build(smtp.Reply, data.draw(any_arguments(smtp.Reply, name)))
-    if reply is not None:
+    if reply is not None and reply.code // 10 % 10 > 5:
+        with pytest.raises(LocalProtocolError):
+            reply.to_wire()
+    elif reply is not None:
         rows = reply.to_wire().split(b"\r\n")
         assert rows.pop() == b""
         read = [parse_line(row) for row in rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Collection
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -21,6 +21,10 @@ from .events import Action, AuthenticationRejected, BeginTls, Closed, CloseReaso
 
 E = TypeVar("E")
 J = TypeVar("J", bound=AuthenticationRejected[Any])
+
+MAX_EMPTY_LINES: Final = 10
+"""The maximum number of empty lines between replies, for a whole connection.  No RFC gives a number: it allows for a
+server that sends one after each of a few replies, and ends a stream of them."""
 
 
 class ClientMachine(Machine[E]):
@@ -35,6 +39,7 @@ class ClientMachine(Machine[E]):
     __slots__ = (
         "_cancelled",
         "_earlier",
+        "_empty_lines",
         "_error",
         "_exchange",
         "_greeted",
@@ -53,6 +58,7 @@ class ClientMachine(Machine[E]):
 
     def __init__(self, *, tls: Tls | None, max_unanswered: int, strict_syntax: bool = False) -> None:
         super().__init__(tls)
+        self._empty_lines = 0  # empty lines that were skipped so far
         self._max_unanswered = max_unanswered
         self._strict_syntax = strict_syntax
         self._unanswered: deque[Command] = deque()
@@ -76,12 +82,17 @@ class ClientMachine(Machine[E]):
         Raises RemoteProtocolError if the server has violated the protocol.  Every further call raises it again.
         """
         if self._error is not None:
+            if self._events:
+                return self._events.pop(0)
             raise self._error
         try:
             return super().next_event()
         except RemoteProtocolError as error:
             self._error = error
             self._close(CloseReason.ABORTED)  # later input is ignored
+            self._answer_refused_message()
+            if self._events:
+                return self._events.pop(0)
             raise
 
     # Commands
@@ -161,6 +172,19 @@ class ClientMachine(Machine[E]):
         if self._input.dropping:
             raise RemoteProtocolError(f"the reply line is longer than {limit} bytes")
         return line
+
+    def _skip_empty_line(self) -> bool:
+        """Skip an empty line that was received where a reply begins, and return True; False if it is an error.
+
+        None is skipped between AUTH and its last reply.  Between the reply to STARTTLS and the handshake nothing is
+        read, so nothing is skipped there either.
+        """
+        in_login = self._exchange is not None and self._unanswered
+        if self._strict_syntax or in_login or self._empty_lines == MAX_EMPTY_LINES:
+            return False
+        self._empty_lines += 1
+        self._send_permitted()
+        return True
 
     def _malformed_reply(self, line: bytes) -> RemoteProtocolError:
         """Return the error for *line*, which is not a valid reply.
@@ -330,13 +354,29 @@ class ClientMachine(Machine[E]):
 
     # The end
 
+    def _answer_refused_message(self) -> None:
+        """Queue the events for the rest of a message that the server has refused, which gets no reply of its own."""
+
     def _at_end_of_stream(self) -> None:
+        self._answer_refused_message()
         if not self._shutdown_reply:
             if not self._greeted:
                 raise RemoteProtocolError("the server closed the connection before the greeting")
+            if self._quit_alone and not self._strict_syntax:
+                self._close(CloseReason.QUIT)
+                return
             if self._unanswered:
                 raise RemoteProtocolError("the server closed the connection before it had replied to every command")
         self._close(CloseReason.PEER_CLOSED)
+
+    @property
+    def _quit_alone(self) -> bool:
+        """Whether QUIT is the only command without a reply.  Many servers close the connection instead of replying."""
+        return len(self._unanswered) == 1 and not self._unsent and self._ends_session(self._unanswered[0])
+
+    @abstractmethod
+    def _ends_session(self, command: Command) -> bool:
+        """Return whether *command* is QUIT, or has its effect."""
 
     def _closed(self) -> Closed:
         return Closed(reason=self._reason, unanswered=(*self._unanswered, *(command for command, _ in self._unsent)))

@@ -130,6 +130,9 @@ class EchoClient(ClientMachine[ClientEvent]):
     def _may_follow(self) -> bool:
         return True
 
+    def _ends_session(self, command: Command) -> bool:
+        return False
+
     def _check_login_allowed(self) -> None:
         raise NotImplementedError
 

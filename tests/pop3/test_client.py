@@ -368,7 +368,16 @@ def test_rejected_stls_continues_session_without_tls() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"OK\r\n", b"+ok\r\n", b"\r\n", b"+OKAY\r\n", b"+ \r\n", b"+ abc\r\n", b"* OK IMAP\r\n", b"220 smtp\r\n"),
+        *(
+            b"OK\r\n",
+            b"+ok\r\n",
+            b"\r\n" * 10,
+            b"+OKAY\r\n",
+            b"+ \r\n",
+            b"+ abc\r\n",
+            b"* OK IMAP\r\n",
+            b"220 smtp\r\n",
+        ),
         *(b"+OK\n\r\n\r\n", b"x" * 2_049),
     ],
 )

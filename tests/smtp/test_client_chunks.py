@@ -144,9 +144,10 @@ def test_lmtp_message_with_rejected_chunk_has_one_reply_per_recipient() -> None:
 def test_rejected_rset_after_rejected_chunk_raises() -> None:
     """RFC 5321 section 4.1.1.5: RSET is always accepted; without it the state of the server is unknown."""
     session = in_transaction().send(chunk(b"one\r\n"), COMPLETE).receive(b"452 full\r\n")
-    session.machine.receive_data(b"503 no\r\n")
+    session.forget().machine.receive_data(b"503 no\r\n")
     with pytest.raises(RemoteProtocolError):
         session.pull()
+    assert session.events == [smtp.ReplyReceived(command=COMPLETE, reply=smtp.Reply(452, "", "full"))]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from .client import ClientConnection
 from .commands import (
     Capa,
     Dele,
+    GenericCommand,
     List,
     NoArgumentCommand,
     Noop,
@@ -60,6 +61,7 @@ __all__ = [
     "Dele",
     "Effect",
     "FallibleQuestion",
+    "GenericCommand",
     "Lines",
     "List",
     "Maildrop",

@@ -16,12 +16,12 @@ from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
 from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._grammar import find_timestamp
-from .commands import Apop, Auth, Capa, LineCommand, Pass, Quit, User
+from .commands import Apop, Auth, Capa, GenericCommand, LineCommand, Pass, Quit, User
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .replies import Reply, parse_status, printable
 from .settings import MAX_COMMAND_LINE, ClientSettings
 from .states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, State
-from .verbs import Effect, Verb
+from .verbs import GENERIC, Effect, Verb
 
 
 class ClientConnection(ClientMachine[ClientEvent]):
@@ -55,7 +55,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines: list[str] | None = None
         self._answer_size = 0
         self._unstuffer: Unstuffer | None = None
-        self._utf8 = False  # UTF8 was sent
+        self._utf8 = False  # the server has accepted UTF8
 
     @property
     def capabilities(self) -> Mapping[str, str]:
@@ -80,26 +80,35 @@ class ClientConnection(ClientMachine[ClientEvent]):
         row = self._row(command)
         if row is None or row.is_login:
             raise LocalProtocolError(
-                f"{type(command).__name__} cannot be sent; pass a command such as pop3.Stat(), log in by authenticate()"
+                f"{type(command).__name__} cannot be sent; pass a command such as pop3.Stat(), or"
+                " pop3.GenericCommand(...) for a verb without a class; log in by authenticate()"
             )
         if self._state is State.GREETING:
             raise LocalProtocolError("the greeting has not been received yet: wait for the first ReplyReceived")
         after = row.states.get(self._state)
         if after is None:
-            raise LocalProtocolError(f"{row.name} is not allowed in {self._state.name}")
+            raise LocalProtocolError(f"{getattr(command, 'verb', row.name)} is not allowed in {self._state.name}")
         if row.effect is Effect.BEGIN_TLS and self._tls is not None:
             raise LocalProtocolError("TLS is already active")
-        if row.effect is Effect.BEGIN_TLS and self._utf8:
+        if row.effect is Effect.BEGIN_TLS and self._has_enabled_utf8():
             raise LocalProtocolError("STLS is not allowed after UTF8 (RFC 6856 section 2.1): send STLS first")
         data = check_line(cast(LineCommand, command).to_wire())
-        self._utf8 = self._utf8 or row.effect is Effect.ENABLE_UTF8
         self._state = after
         self._queue(command, data)
 
     def _row(self, command: Command) -> Verb[Any] | None:
         """Return the row of *command*; None if it has none."""
         row = self._settings.table.get(getattr(command, "verb", ""))
-        return row if row is not None and isinstance(command, row.kind) else None
+        if row is not None and isinstance(command, row.kind):
+            return row
+        return GENERIC if row is None and isinstance(command, GenericCommand) else None
+
+    def _has_enabled_utf8(self) -> bool:
+        """Return whether the server has accepted UTF8, or may still accept it."""
+        pending = (*self._unanswered, *(command for command, _ in self._unsent))
+        return self._utf8 or any(
+            (row := self._row(command)) is not None and row.effect is Effect.ENABLE_UTF8 for command in pending
+        )
 
     def _may_follow(self) -> bool:
         return "PIPELINING" in self._capabilities
@@ -183,11 +192,14 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def _advance(self) -> ClientEvent | Action | None:
         if self._unstuffer is not None:
             return self._take_content(self._unstuffer)
-        line = self._take_reply_line(self._settings.max_reply_line if self._exchange is None else sasl.MAX_LINE)
+        limit = self._settings.max_reply_line if self._exchange is None else sasl.MAX_LINE
+        line = self._take_reply_line(limit)
         if line is None:
             return self._need_more_data(CLIENT_TIMEOUTS if self._lines is None else ANSWER_TIMEOUT)
         if self._lines is not None:
             return self._take_line(line, self._lines)
+        if not line and self._skip_empty_line():
+            return None
         if self._exchange is not None and self._unanswered and (line.startswith(b"+ ") or line == b"+"):
             if not isinstance(self._unanswered[0], Auth):
                 raise RemoteProtocolError("challenge received outside AUTH")
@@ -267,7 +279,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 self._marked = self._marked or reply.positive
             case Effect.UNMARK_ALL:
                 self._marked = self._marked and not reply.positive
-            case Effect.NONE | Effect.ENABLE_UTF8 | Effect.SEND_MESSAGE:
+            case Effect.ENABLE_UTF8:
+                self._utf8 = self._utf8 or reply.positive
+            case Effect.NONE | Effect.SEND_MESSAGE:
                 pass
             case Effect.BEGIN_LOGIN | Effect.CONTINUE_LOGIN:
                 pass  # of ``authenticate()``, which ends in ``_continue_login()``
@@ -284,6 +298,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         super()._on_tls_started(tls)
         self._state = State.AUTHORIZATION
         self._capabilities = {}
+
+    def _ends_session(self, command: Command) -> bool:
+        row = self._row(command)
+        return row is not None and row.effect is Effect.CLOSE
 
     def _begin_shutdown(self) -> None:
         """Send QUIT if no reply is due and no message is marked.

@@ -14,11 +14,14 @@ import attrs
 from .._unchecked import new, slot_setters
 from .._validators import check_initial_response, check_mechanism_name, matches, value_of
 from ..errors import LocalProtocolError, Malformed
-from ..events import Accept, Command, Notice
+from ..events import Accept, Command, ExtensionNotice, Notice
 from ._grammar import check_count, check_number, parse_count, parse_number
 from .replies import Content, FallibleQuestion
 
 _ARGUMENT: Final = re.compile(rb"[^\r\n\0]+")
+_VERB: Final = re.compile(r"[A-Z][A-Z0-9_-]*")
+_TEXT: Final = re.compile(r"(?:[ -~]*[!-~])?")
+_MAX_LINE: Final = 255  # bytes with CRLF (RFC 2449 section 4)
 
 
 class NoArgumentCommand(Command):
@@ -371,6 +374,39 @@ class Auth(Command, Notice):
     def to_wire(self) -> bytes:
         words = (b"AUTH", (self.mechanism or "").encode("ascii"), self.initial_response)
         return b" ".join(word for word in words if word) + b"\r\n"
+
+
+@attrs.frozen(kw_only=True)
+class GenericCommand(Command, ExtensionNotice):
+    """A command of a client whose verb has no class here, such as LANG (RFC 6856) or XTND.
+
+    The server must answer it with one response, and it must change nothing that the client keeps track of.  For a verb
+    with an effect, add a row to ``ClientSettings(verbs=...)``.
+
+    Raises LocalProtocolError if the line would be longer than 255 bytes.
+
+        client.send(pop3.GenericCommand(verb="LANG", argument="fr"))  # LANG fr
+
+        case pop3.ReplyReceived(command=pop3.GenericCommand(verb="LANG"), reply=reply):
+            print(reply.text)
+    """
+
+    verb: str = attrs.field(validator=value_of(str, matches(_VERB, "must be a verb in capitals, such as LANG")))
+    argument: str = attrs.field(
+        default="", validator=value_of(str, matches(_TEXT, "must be printable ASCII without a trailing space"))
+    )
+    multi_line: bool = attrs.field(default=False, validator=value_of(bool))
+    """Whether lines and a final dot follow a positive response, as after ``LANG`` without an argument.
+
+    If it is False and they do, or the other way round, the client cannot tell where the response ends."""
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.verb) + len(self.argument) > _MAX_LINE - 3:  # a space and CRLF
+            raise LocalProtocolError(f"argument: a command line must be at most {_MAX_LINE} bytes long with its CRLF")
+
+    def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
+        return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
 
 
 LineCommand: TypeAlias = (

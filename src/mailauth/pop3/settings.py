@@ -233,6 +233,11 @@ class ClientSettings:
     """Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a login
     in clear text (RFC 2595 section 2.1)."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Raise an error for responses that break the grammar of RFC 1939, even where their meaning is clear, and for a
+    server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
+    otherwise."""
+
     max_reply_line: int = attrs.field(default=2_048, validator=integer(512))
     """Maximum bytes of a response line with CRLF.  RFC 1939 section 3 allows 512; poplib accepts 2,048."""
 
@@ -241,9 +246,6 @@ class ClientSettings:
 
     max_unanswered: int = attrs.field(default=200, validator=integer(1))
     """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
-
-    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Refuse replies that break the grammar in a harmless way.  docs/tolerance.md lists what is accepted otherwise."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
     """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name.  The class of each

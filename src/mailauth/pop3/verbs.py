@@ -13,7 +13,24 @@ from .._validators import function_or, mapping_of, value_of
 from ..errors import LocalProtocolError
 from ..events import Command, Notice, Question, Tls
 from . import _standard_replies
-from .commands import Apop, Auth, Capa, Dele, List, Noop, Pass, Quit, Retrieve, Rset, Stat, Stls, Uidl, User, Utf8
+from .commands import (
+    Apop,
+    Auth,
+    Capa,
+    Dele,
+    GenericCommand,
+    List,
+    Noop,
+    Pass,
+    Quit,
+    Retrieve,
+    Rset,
+    Stat,
+    Stls,
+    Uidl,
+    User,
+    Utf8,
+)
 from .content import Lines, ListingSender
 from .maildrop import MaildropView
 from .replies import Reply, Unavailable
@@ -438,6 +455,13 @@ VERBS: Final[tuple[Verb[Any], ...]] = (
     ),
 )  # fmt: skip
 """The verbs of this library."""
+
+GENERIC: Final = Verb(
+    "GENERIC", kind=GenericCommand, parse=lambda argument: GenericCommand(verb="GENERIC"),
+    states={state: state for state in (S.AUTHORIZATION, S.TRANSACTION)}, accepted=_standard_replies.NOOP,
+    multi_line=lambda command: command.multi_line,
+)  # fmt: skip
+"""The row of the commands without a class, for a client."""
 
 ROWS: Final[Mapping[str, Verb[Any]]] = MappingProxyType({row.name: row for row in VERBS})
 """The verbs of this library by name."""

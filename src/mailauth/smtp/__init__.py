@@ -6,6 +6,7 @@ from .client import ClientConnection
 from .commands import (
     Bdat,
     Data,
+    GenericCommand,
     Hello,
     Help,
     Mail,
@@ -56,6 +57,7 @@ __all__ = [
     "ContentLimits",
     "Data",
     "Effect",
+    "GenericCommand",
     "Hello",
     "Help",
     "Mail",

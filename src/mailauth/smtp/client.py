@@ -15,7 +15,7 @@ from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed, RemoteProtocolError
 from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._client_content import Content
-from .commands import Auth, Bdat, Hello, Mail, MessageComplete, Quit, Rcpt, Rset, Vrfy
+from .commands import Auth, Bdat, GenericCommand, Hello, Mail, MessageComplete, Quit, Rcpt, Rset, Vrfy
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
 from .parameters import PARAMETERS, Body
 from .replies import Reply, join_lines, parse_extensions, parse_line
@@ -26,6 +26,7 @@ from .verbs import ROWS, TRANSITIONS, Effect, Verb
 _CHUNK_STATES: Final = ROWS["BDAT"].states
 _NOT_SENT: Final = frozenset({Effect.BEGIN_LOGIN, Effect.BEGIN_CHUNK})  # by authenticate(), or by a MessageChunk
 _RESETS: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION})
+_UNKNOWN_COMMAND: Final = (500, 502)
 _MAX_COMMAND: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4): the limit for an AUTH command
 
 
@@ -78,8 +79,9 @@ class ClientConnection(ClientMachine[ClientEvent]):
     def send(self, command: Command) -> None:
         """Queue *command*; it is sent when the protocol allows.
 
-        Each command is answered by one ReplyReceived.  Commands are pipelined if the server offers it (RFC 2920).
-        The commands are those of this package, and those whose rows are in ``ClientSettings(verbs=...)``.
+        Each command is answered by one ReplyReceived.  Commands are pipelined if the server offers it (RFC 2920).  The
+        commands are those of this package, and those whose rows are in ``ClientSettings(verbs=...)``; GenericCommand
+        sends any other verb.
 
         Content is sent after Data was answered by 354: any number of MessageChunk, with CRLF line ends and without
         dot-stuffing, then MessageComplete.  A MessageChunk is not answered.
@@ -90,7 +92,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         2).
 
         If a reply was received that is not reported yet, and no command is unanswered, *command* is not sent: the reply
-        ends the connection.
+        ends the connection.  If it is 4yz or 221, such as 421 or 451 after an idle time, it is reported as a
+        ReplyReceived with ``command=None``; anything else is a RemoteProtocolError.
 
         After Hello(lmtp=True), MessageComplete is answered once for each accepted recipient, in their order.
 
@@ -110,12 +113,15 @@ class ClientConnection(ClientMachine[ClientEvent]):
         if row is None or row.effect in _NOT_SENT:
             raise LocalProtocolError(
                 f"{type(command).__name__} is not a command that can be sent; use one such as smtp.Mail(...),"
-                " or add its row to ClientSettings(verbs=...)"
+                " smtp.GenericCommand(...) for another verb, or add its row to ClientSettings(verbs=...)"
             )
         after = row.states.get(self._projected)
         if after is None:
-            raise LocalProtocolError(f"{row.name} is not allowed in state {self._projected.name}")
+            name = getattr(command, "verb", row.name)
+            raise LocalProtocolError(f"{name} is not allowed in state {self._projected.name}")
         self._check_row(row)
+        if isinstance(command, GenericCommand) and command.verb in self._settings.verb_names:
+            raise LocalProtocolError(f"{command.verb} has a class or a row of its own; send that command instead")
         if isinstance(command, (Mail, Rcpt)):
             self._check_parameters(command)
         data = check_line(cast(_LineCommand, command).to_wire())
@@ -282,17 +288,21 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     def _advance(self) -> ClientEvent | Action | None:
         limit = self._settings.max_reply_line
-        line = self._take_reply_line(limit if self._exchange is None else max(limit, sasl.MAX_LINE))
+        if self._exchange is not None and limit < sasl.MAX_LINE:
+            limit = sasl.MAX_LINE
+        line = self._take_reply_line(limit)
         if line is None:
             verb = getattr(self._unanswered[0], "verb", "") if self._unanswered else ""
             return self._need_more_data(CLIENT_TIMEOUTS.get(verb, DEFAULT_TIMEOUT))
+        if not (line or self._lines) and self._skip_empty_line():
+            return None
         reply = self._read(line)
         return None if reply is None else self._take(reply)
 
     def _read(self, line: bytes) -> Reply | None:
         """Add one line to the reply; return the Reply if the line was its last."""
         try:
-            code, last, text = parse_line(line)
+            code, last, text = parse_line(line, strict=self._strict_syntax)
         except Malformed:
             raise self._malformed_reply(line) from None
         lines = self._lines
@@ -323,10 +333,18 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._state = self._projected = State.CONNECTED if reply.positive else State.REFUSING
             return ReplyReceived(command=None, reply=reply)
         if not self._unanswered:
-            raise RemoteProtocolError(f"reply without a command: {reply.code}")
+            if self._strict_syntax or not (reply.code == 221 or 400 <= reply.code < 500):
+                raise RemoteProtocolError(f"reply without a command: {reply.code}")
+            return self._take_shutdown_reply(reply)
         command = self._unanswered[0]
         if isinstance(command, Auth):
             return self._continue_login(reply)
+        if (
+            self._refusal is not None
+            and reply.code in _UNKNOWN_COMMAND
+            and isinstance(command, (Bdat, MessageComplete))
+        ):
+            raise RemoteProtocolError("the server has refused a chunk and reads its data as commands")
         row = self._settings.row(command)
         effect = Effect.NONE if row is None else row.effect
         if effect is Effect.BEGIN_CONTENT and not self._lone_dot:
@@ -339,12 +357,19 @@ class ClientConnection(ClientMachine[ClientEvent]):
                 return None
             if reply.code < 400 and reply.code != 354:
                 raise RemoteProtocolError(f"unexpected reply to DATA: {reply.code}")
+        elif effect is Effect.BEGIN_TLS and reply.code < 400 and reply.code != 220:  # RFC 3207 section 4
+            raise RemoteProtocolError(f"unexpected reply to STARTTLS: {reply.code}")
         elif 300 <= reply.code < 400:
             raise RemoteProtocolError(f"unexpected intermediate reply: {reply.code}")
-        if self._given_up and isinstance(command, MessageComplete):
-            return self._give_up(command, reply)
-        if isinstance(command, MessageComplete) and self._take_verdict(reply):
-            return ReplyReceived(command=command, reply=reply)
+        if isinstance(command, MessageComplete):
+            if self._given_up:
+                return self._give_up(command, reply)
+            if self._refusal is not None:
+                if reply.positive:
+                    raise RemoteProtocolError("the server accepted a message after it refused a chunk of it")
+                reply = self._refusal  # usually 503 follows it, which says nothing of the reason
+            if self._take_verdict(reply):
+                return ReplyReceived(command=command, reply=reply)
         self._unanswered.popleft()
         self._apply(command, row, reply)
         if effect is Effect.BEGIN_TLS and reply.positive:
@@ -357,9 +382,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
         MessageComplete is answered by the reply to the refused chunk.
         """
-        refusal, self._refusal = self._refusal, None
+        refusal = self._refusal
         if refusal is None or not reply.positive:
             raise RemoteProtocolError(f"unexpected reply to RSET: {reply.code}")
+        self._refusal = None
         self._given_up = False
         self._unanswered.popleft()
         event = ReplyReceived(command=command, reply=refusal)
@@ -374,18 +400,46 @@ class ClientConnection(ClientMachine[ClientEvent]):
         """Return whether more replies to this LMTP message are due: there is one for each accepted recipient."""
         if not self._lmtp:
             return False
-        if reply.positive and (self._refusal is not None or not self._accepted_recipients):
-            raise RemoteProtocolError("the server accepted an incomplete message")
+        if reply.positive and not self._accepted_recipients:
+            raise RemoteProtocolError("the server accepted a message without recipients")
         self._replies_due = (self._replies_due or self._accepted_recipients or 1) - 1
         return self._replies_due > 0
 
     def _take_shutdown_reply(self, reply: Reply) -> ClientEvent | None:
-        """Handle 421: the server closes, and the other commands get no reply (RFC 5321 section 3.8)."""
+        """Handle 421: the server closes, and the other commands get no reply (RFC 5321 section 3.8).
+
+        The same holds for another reply with which a server ends an idle session, such as 451 or 221.
+        """
         self._shutdown_reply = True
+        self._answer_refused_message()
         command = self._unanswered.popleft() if self._unanswered else None
+        if command is None and self._state is not State.GREETING:
+            self._close(CloseReason.PEER_CLOSED)  # nothing more can follow
         if isinstance(command, Auth):
             return self._reject_login(reply)
-        return ReplyReceived(command=command, reply=reply)
+        self._events.append(ReplyReceived(command=command, reply=reply))
+        return None
+
+    def _answer_refused_message(self) -> None:
+        """Queue the events for the chunks and the end of a message of which a chunk was refused.
+
+        Exim replies 552 to a chunk that is too large, reads its data as commands, and closes the connection.
+        """
+        refusal = self._refusal
+        pending = (*self._unanswered, *(command for command, _ in self._unsent))
+        if refusal is None or not any(isinstance(command, MessageComplete) for command in pending):
+            return
+        for command in pending:
+            if not isinstance(command, (Bdat, MessageComplete)):
+                return
+            (self._unanswered or self._unsent).popleft()
+            event = ReplyReceived(command=command, reply=refusal)
+            self._events.append(event)
+            if isinstance(command, MessageComplete):
+                further = self._replies_due or self._accepted_recipients
+                self._events.extend([event] * (further - 1 if self._lmtp else 0))
+                self._refusal = None
+                return
 
     def _apply(self, command: Command, row: Verb[Any] | None, reply: Reply) -> None:
         """Apply the effects of *command*, which was answered by *reply*; MessageComplete has no row."""
@@ -430,8 +484,6 @@ class ClientConnection(ClientMachine[ClientEvent]):
             if not accepted and self._refusal is None:
                 self._refusal = reply
             return
-        if accepted and self._refusal is not None:
-            raise RemoteProtocolError("the server accepted a message after it refused a chunk of it")
         self._state = State.READY  # whatever the reply: a server that keeps the transaction replies 503 to MAIL
 
     def _project(self) -> None:
@@ -453,6 +505,10 @@ class ClientConnection(ClientMachine[ClientEvent]):
         super()._on_tls_started(tls)
         self._state = self._projected = State.CONNECTED
         self._extensions = {}
+
+    def _ends_session(self, command: Command) -> bool:
+        row = self._settings.row(command)
+        return row is not None and row.effect is Effect.CLOSE
 
     def _begin_shutdown(self) -> None:
         if self._idle and self._state not in (State.GREETING, State.DATA):

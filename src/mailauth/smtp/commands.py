@@ -16,7 +16,7 @@ import attrs
 from .._unchecked import defaults_in_class, new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
-from ..events import Command, Notice, Question
+from ..events import Command, ExtensionNotice, Notice, Question
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
 from .parameters import (
     MAIL_PARAMETERS,
@@ -574,6 +574,39 @@ class Quit(NoArgumentCommand, Notice):
     """
 
     verb: ClassVar[str] = "QUIT"
+
+
+_VERB: Final = re.compile(r"[A-Z][A-Z0-9_-]*")
+_MAX_LINE: Final = 512  # bytes with CRLF (RFC 5321 section 4.5.3.1.4)
+
+
+@attrs.frozen(kw_only=True)
+class GenericCommand(Command, ExtensionNotice):
+    """A command of a client whose verb has no class here, such as EXPN or ETRN.
+
+    The server must answer it with one reply, and it must change nothing that the client keeps track of: it may be sent
+    where NOOP may be.  For a verb with an effect, such as XCLIENT, add a row to ``ClientSettings(verbs=...)``.
+
+    Raises LocalProtocolError if the line would be longer than 512 bytes.
+
+        client.send(smtp.GenericCommand(verb="EXPN", argument="staff"))  # EXPN staff
+
+        case smtp.ReplyReceived(command=smtp.GenericCommand(verb="EXPN"), reply=reply):
+            print(reply.text)
+    """
+
+    verb: str = attrs.field(validator=value_of(str, matches(_VERB, "must be a verb in capitals, such as EXPN")))
+    argument: str = attrs.field(
+        default="", validator=value_of(str, matches(_ARGUMENT, "must be printable ASCII without a trailing space"))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.verb) + len(self.argument) > _MAX_LINE - 3:  # a space and CRLF
+            raise LocalProtocolError(f"argument: a command line must be at most {_MAX_LINE} bytes long with its CRLF")
+
+    def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
+        return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
 
 
 LineCommand: TypeAlias = Hello | StartTls | Auth | Mail | Rcpt | Data | Bdat | Rset | Noop | Vrfy | Help | Quit

@@ -17,13 +17,19 @@ _STATUS: Final = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"
 _ENHANCED: Final = re.compile(_STATUS)
 _ENHANCED_OR_NONE: Final = re.compile(f"(?:{_STATUS})?")
 _TEXT: Final = re.compile(r"[\t\n -~]*")
+_STANDARD_CODES: Final = {2: 250, 3: 354, 4: 451, 5: 554}  # RFC 5321 section 4.2.2
 _ON_THE_WIRE: Final = re.compile(rb"(?:[2-5][0-5][0-9]-[\t -~]*\r\n)*[2-5][0-5][0-9] [\t -~]*\r\n")
-_LINE: Final = re.compile(rb"([2-5][0-5][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
+_LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 
 
 def _check_code(code: int) -> None:
-    if not (200 <= code <= 599 and code // 10 % 10 <= 5):
-        raise Malformed("a reply code must be 200 to 559, with a second digit of 0 to 5 (RFC 5321 section 4.2.1)")
+    if not 200 <= code <= 599:
+        raise Malformed("a reply code must be 200 to 599")
+
+
+def _is_in_grammar(code: int) -> bool:
+    """Return whether the second digit of *code* is 0 to 5, as the grammar requires (RFC 5321 section 4.2)."""
+    return code // 10 % 10 <= 5
 
 
 @attrs.frozen
@@ -32,7 +38,10 @@ class Reply:
 
     As an answer to a question, 2yz accepts, 4yz and 5yz reject, and 421 also ends the session.
 
-    Raises LocalProtocolError if the code is outside 200 to 559, the enhanced status code is malformed, or the text is
+    A client also receives codes outside the grammar, such as 571, whose first digit has the usual meaning (RFC 5321
+    section 4.2.1).  Such a reply cannot be sent.
+
+    Raises LocalProtocolError if the code is outside 200 to 599, the enhanced status code is malformed, or the text is
     not printable ASCII.
 
         >>> smtp.Reply(550, "5.1.1", "no such user").to_wire()
@@ -53,6 +62,18 @@ class Reply:
         """True for 2yz: the command succeeded."""
         return self.code < 300
 
+    def with_standard_code(self) -> Reply:
+        """Return this reply as a server may send it: 571 becomes 554, and 498 becomes 451.
+
+        The text and the enhanced status code stay.  A code of the grammar stays too (RFC 5321 section 4.2).
+
+            >>> smtp.Reply(571, "5.7.1", "blocked").with_standard_code()
+            Reply(code=554, enhanced_status_code='5.7.1', text='blocked')
+        """
+        if _is_in_grammar(self.code):
+            return self
+        return Reply(_STANDARD_CODES[self.code // 100], self.enhanced_status_code, self.text)
+
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.code, self.enhanced_status_code, self.text) if part)
 
@@ -61,7 +82,14 @@ class Reply:
 
         Each line has the code, and the enhanced status code if *enhanced*.  An empty text becomes ``OK`` or
         ``refused``, because some clients hang on a line with only a code.
+
+        Raises LocalProtocolError for a code whose second digit is not 0 to 5 (RFC 5321 section 4.2).
         """
+        if not _is_in_grammar(self.code):
+            raise LocalProtocolError(
+                f"code {self.code} can be received but not sent, since its second digit is not 0 to 5 (RFC 5321"
+                " section 4.2); use with_standard_code()"
+            )
         status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
         text = self.text or ("OK" if self.code < 400 else "refused")
         room = MAX_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
@@ -135,17 +163,20 @@ def _plain(value: Any) -> Any:
     return int.__int__(value) if isinstance(value, int) else value
 
 
-def parse_line(line: bytes) -> tuple[int, bool, str]:
+def parse_line(line: bytes, *, strict: bool = False) -> tuple[int, bool, str]:
     """Parse one line of a reply without its CRLF: return (code, whether it is the last line, text).
 
-    Raises Malformed if the line is invalid.  A code without a space is accepted (RFC 5321 section 4.2); bytes above 127
-    become ``?``.
+    Raises Malformed if the line is invalid, or if *strict* and the code is not in the grammar.  A code without a space
+    is accepted (RFC 5321 section 4.2); bytes above 127 become ``?``.
     """
     found = _LINE.fullmatch(line)
     if found is None:
         raise Malformed("invalid reply line")
-    code, separator, text = found.groups()
-    return int(code), separator != b"-", (text or b"").decode("ascii", "replace").replace("\ufffd", "?")
+    digits, separator, text = found.groups()
+    code = int(digits)
+    if strict and not _is_in_grammar(code):
+        raise Malformed("the second digit of a reply code must be 0 to 5")
+    return code, separator != b"-", (text or b"").decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def join_lines(code: int, texts: list[str]) -> Reply:

@@ -17,11 +17,11 @@ from .._validators import frozenset_of, integer, positive, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, NeedData, Tls
 from ._grammar import check_domain
-from .commands import Mail, MessageComplete, Rcpt
+from .commands import GenericCommand, Mail, MessageComplete, Rcpt
 from .content import ContentLimits
 from .parameters import PARAMETERS, Parameter
 from .replies import Reply
-from .verbs import COMPLETED, ROWS, VERBS, Verb
+from .verbs import COMPLETED, GENERIC, ROWS, VERBS, Verb
 
 _KEYWORD: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*")
 _EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
@@ -335,6 +335,11 @@ class ClientSettings:
     """Send a bare LF in message content as CRLF, instead of refusing it (RFC 5321 section 2.3.8).  A bare CR and a NUL
     are still refused."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
+    """Raise an error for replies that break the grammar of RFC 5321, even where their meaning is clear, and for a
+    server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
+    otherwise."""
+
     max_reply_line: int = attrs.field(default=4_096, validator=integer(512))
     """Maximum bytes of one line of a reply: 512 (RFC 5321 section 4.5.3.1.5) and a margin.  During a login it is
     12,288, the maximum length of a challenge (RFC 4954 section 4)."""
@@ -352,9 +357,6 @@ class ClientSettings:
     max_unwritten: int = attrs.field(default=1_048_576, validator=integer(65_536))
     """Maximum bytes queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""
 
-    strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Refuse replies that break the grammar in a harmless way.  docs/tolerance.md lists what is accepted otherwise."""
-
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
     """Rows of verbs that ``send()`` accepts too, or that replace the rows of the same name: the same rows as for a
     server (see ``Verb``).  The class of each command needs a method ``to_wire()``."""
@@ -370,7 +372,12 @@ class ClientSettings:
     def rows(self) -> Mapping[type[Command], Verb[Any]]:
         """The rows by the class of their commands.  EHLO stands for HELO and LHLO, which are Hello too."""
         rows = {row.name: row for row in (*VERBS, *self.verbs)}
-        return {row.kind: row for row in reversed(rows.values())}
+        return {GenericCommand: GENERIC, **{row.kind: row for row in reversed(rows.values())}}
+
+    @cached_property
+    def verb_names(self) -> frozenset[str]:
+        """The names of all rows: GenericCommand sends none of them."""
+        return frozenset(row.name for row in (*VERBS, *self.verbs))
 
     def row(self, command: Command) -> Verb[Any] | None:
         """Return the row of *command*, which may be of a subclass of its kind; None if there is none."""

@@ -15,7 +15,22 @@ from ..errors import LocalProtocolError
 from ..events import Command, ExtensionNotice, ExtensionQuestion, Question, Tls
 from . import _standard_replies
 from ._grammar import Mailbox
-from .commands import Auth, Bdat, Data, Hello, Help, Mail, MessageComplete, Noop, Quit, Rcpt, Rset, StartTls, Vrfy
+from .commands import (
+    Auth,
+    Bdat,
+    Data,
+    GenericCommand,
+    Hello,
+    Help,
+    Mail,
+    MessageComplete,
+    Noop,
+    Quit,
+    Rcpt,
+    Rset,
+    StartTls,
+    Vrfy,
+)
 from .events import ContentFault
 from .parameters import Body
 from .replies import Reply
@@ -419,6 +434,12 @@ VERBS: Final[tuple[Verb[Any], ...]] = (
     ),
 )  # fmt: skip
 """The verbs of this library."""
+
+GENERIC: Final = Verb(
+    "GENERIC", kind=GenericCommand, parse=lambda argument: GenericCommand(verb="GENERIC", argument=argument),
+    states=_same(*_ANY), accepted=_standard_replies.NOOP, asks=False,
+)  # fmt: skip
+"""The row of the commands without a class, for a client: they are sent as NOOP is."""
 
 ROWS: Final[Mapping[str, Verb[Any]]] = MappingProxyType({row.name: row for row in VERBS})
 """The verbs of this library by name."""

@@ -329,13 +329,19 @@ class SmtpClient:
         return reply
 
     async def _reply(self) -> smtp.Reply:
-        """Return the next reply.  After 421, which ends the session, it is the reply to all further commands."""
+        """Return the next reply.  A 4yz that ends the session is the reply to all further commands.
+
+        Raises ConnectionFailed if the server has ended the session by another reply: 221 is no success of a command.
+        """
         if self._last_reply is not None:
             return self._last_reply
         event = await self._session.event()
         if isinstance(event, sasl.Authenticated):
             return smtp.Reply(235, "2.7.0", "")
-        if event.reply.code == 421:
+        unsolicited = isinstance(event, smtp.ReplyReceived) and event.command is None and not self._session.is_open
+        if unsolicited and event.reply.positive:
+            raise ConnectionFailed(f"the server ended the session: {one_line(event.reply)}")
+        if unsolicited or event.reply.code == 421:
             self._last_reply = event.reply
         return event.reply
 

@@ -379,7 +379,7 @@ def _resolve(host: str, port: int) -> list[str]:
 def _client_reply(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
     """Return *reply* as it is sent to the client: on one line, always with an enhanced status code."""
     enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
-    return smtp.Reply(code or reply.code, enhanced, _one_line(reply.text))
+    return smtp.Reply(code or reply.with_standard_code().code, enhanced, _one_line(reply.text))
 
 
 def _one_line(text: str) -> str:
