@@ -227,10 +227,12 @@ def test_reply_that_ends_an_idle_session_is_reported_without_a_command(
     for pieces in each_cut(b"\r\n%d-4.4.2 idle\r\n%d 4.4.2 bye\r\n" % (code, code)):
         session = idle(None).receive(*pieces)
         assert codes(session) == [(None, code)]
+        if code == 421:  # the server closes
+            session.receive(b"")
         assert session.closed == Closed(reason=CloseReason.PEER_CLOSED)
         with pytest.raises(LocalProtocolError):
             session.client.send(smtp.Noop())
-        assert session.receive(b"250 ok\r\n", b"").data == b""
+        assert session.data == b""
 
 
 @pytest.mark.parametrize("idle", IDLE.values(), ids=IDLE)
@@ -249,6 +251,7 @@ def test_reply_that_ends_an_idle_session_is_not_credited_to_the_next_command(dat
     session.send(command)
     assert session.data == b""
     assert codes(session) == [(None, int(data.split()[0]))]
+    session.receive(b"")
     assert session.closed == Closed(reason=CloseReason.PEER_CLOSED, unanswered=(command,))
 
 

@@ -413,8 +413,8 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._shutdown_reply = True
         self._answer_refused_message()
         command = self._unanswered.popleft() if self._unanswered else None
-        if command is None and self._state is not State.GREETING:
-            self._close(CloseReason.PEER_CLOSED)  # nothing more can follow
+        if reply.code != 421:
+            self._close(CloseReason.PEER_CLOSED)  # the server does not have to close
         if isinstance(command, Auth):
             return self._reject_login(reply)
         self._events.append(ReplyReceived(command=command, reply=reply))
