@@ -362,17 +362,12 @@ class ClientMachine(Machine[E]):
         if not self._shutdown_reply:
             if not self._greeted:
                 raise RemoteProtocolError("the server closed the connection before the greeting")
-            if self._quit_alone and not self._strict_syntax:
-                self._close(CloseReason.QUIT)
+            if self._unanswered and self._ends_session(self._unanswered[0]) and not self._strict_syntax:
+                self._close(CloseReason.QUIT)  # many servers close instead of replying; no command follows QUIT
                 return
             if self._unanswered:
                 raise RemoteProtocolError("the server closed the connection before it had replied to every command")
         self._close(CloseReason.PEER_CLOSED)
-
-    @property
-    def _quit_alone(self) -> bool:
-        """Whether QUIT is the only command without a reply.  Many servers close the connection instead of replying."""
-        return len(self._unanswered) == 1 and not self._unsent and self._ends_session(self._unanswered[0])
 
     @abstractmethod
     def _ends_session(self, command: Command) -> bool:
