@@ -111,7 +111,6 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "tls_required": "flag",
             "strict_syntax": "flag",
             "lf_to_crlf": "flag",
-            "strict_syntax": "flag",
             **dict.fromkeys(
                 ("max_reply_line", "max_reply_lines", "max_reply", "max_unanswered", "max_unwritten"), "positive count"
             ),
