@@ -211,6 +211,16 @@ class AsyncConnection(Generic[E]):
         """
         return self._stream.peer_closed()
 
+    @property
+    def input_waiting(self) -> bool:
+        """Whether the peer has sent something that was not returned yet, or has closed its sending side.
+
+        Nothing is read.  Call ``flush()`` before, so that what was read together with the last event counts too.  A
+        client that has no command unanswered expects nothing from the server: what arrives then, such as a 421 on an
+        idle connection, is not the reply to its next command.
+        """
+        return bool(self._events) or (self._layer is not None and self._layer.ended) or self._stream.input_waiting()
+
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         """End the session as ``Machine.shut_down()`` does; may be called from any task.
 

@@ -6,6 +6,7 @@ Each adapter implements it once.  TLS is added by ``tls.layer``.
 from __future__ import annotations
 
 import select
+import selectors
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ READ_SIZE: Final = 65_536
 """Maximum bytes of one read.  A connection buffers at most this much, besides the buffers of its machine."""
 
 _CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; poll() also reports POLLERR and POLLHUP
+_Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)  # Windows has no poll()
 
 
 @attrs.frozen
@@ -145,6 +147,17 @@ class Stream(ABC):
         poll = select.poll()
         poll.register(descriptor, _CLOSED_BY_PEER)
         return bool(poll.poll(0))
+
+    def input_waiting(self) -> bool:
+        """Return whether data or the end of the stream can be read without waiting.  Nothing is read."""
+        if self.unread or self.ended:
+            return True
+        descriptor = self.fileno()
+        if descriptor < 0:
+            return True
+        with _Selector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            return bool(selector.select(0))
 
     @abstractmethod
     def half_close(self) -> None:
