@@ -1,4 +1,4 @@
-"""A next hop that fails STARTTLS in one of many ways, and records all bytes received."""
+"""A next hop whose replies are scripted, which fails STARTTLS in one of many ways and records all bytes received."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 import trustme
@@ -56,15 +56,22 @@ _REPLIES = {
 class ScriptedHop:
     """A server in a thread.  *breaks* is how STARTTLS fails; None accepts it."""
 
-    breaks: Break | None
+    breaks: Break | None = Break.NOT_OFFERED
     auth: str = AUTH
-    mail: bytes = b"250 2.1.0 ok\r\n"
-    """The reply to MAIL without TLS."""
+    replies: dict[str, bytes] = attrs.field(factory=dict)
+    """The reply to a verb, to ``AUTH`` with a mechanism, or to ``.``, where it differs from the usual one.  No reply
+    and the end of the connection if it is empty."""
+    extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME")
+    after_message: bytes = b""
+    """Sent together with the reply to a message."""
     port: int = 0
     clear: list[bytes] = attrs.field(factory=list)
     """The clear text received on each connection, without TLS handshakes."""
     inside: list[bytes] = attrs.field(factory=list)
     """The data received inside TLS."""
+    messages: list[bytes] = attrs.field(factory=list)
+    """The content of the messages that were complete."""
+    _newest: socket.socket | None = None
 
     def commands(self) -> list[list[str]]:
         """Return the verbs received in clear text on each connection."""
@@ -92,37 +99,58 @@ class ScriptedHop:
             number = len(self.clear) - 1
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(20)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # say() sends at once
                 self._serve(connection, number)
 
+    def say(self, data: bytes, *, close: bool = False) -> None:
+        """Send *data* on the newest connection, as a reply to no command; then close that connection if *close*."""
+        assert self._newest is not None
+        self._newest.sendall(data)
+        if close:
+            self._newest.shutdown(socket.SHUT_RDWR)
+
     def _serve(self, connection: socket.socket, number: int) -> None:
+        self._newest = connection
         connection.sendall(b"220 far.test ESMTP\r\n")
         with connection.makefile("rb") as lines:
             for line in lines:
                 self.clear[number] += line
-                verb = line.split()[0].upper()
-                if verb == b"STARTTLS":
+                words = line.split()
+                verb = words[0].upper().decode("latin-1")
+                key = f"AUTH {words[1].decode('latin-1')}" if verb == "AUTH" else verb
+                if verb == "STARTTLS":
                     if not self._start_tls(connection):
                         return
-                elif verb == b"AUTH":
-                    connection.sendall(b"235 2.7.0 ok\r\n" if b" PLAIN " in line else b"535 5.7.8 no\r\n")
-                elif verb == b"EHLO":
-                    offered = ["far.test", self.auth, "PIPELINING"]
-                    if self.breaks is not Break.NOT_OFFERED:
-                        offered.insert(1, "STARTTLS")
-                    connection.sendall(
-                        b"".join(b"250-%b\r\n" % word.encode() for word in offered) + b"250 8BITMIME\r\n"
-                    )
-                elif verb == b"DATA":
-                    connection.sendall(b"354 go\r\n")
-                    for content in lines:
-                        if content == b".\r\n":
-                            break
-                    connection.sendall(b"250 2.0.0 taken\r\n")
-                elif verb == b"QUIT":
-                    connection.sendall(b"221 2.0.0 bye\r\n")
+                    continue
+                reply = self._reply(key)
+                connection.sendall(reply)
+                if verb == "DATA" and reply.startswith(b"354"):
+                    reply = self._take_content(connection, lines)
+                if verb == "QUIT" or not reply:
                     return
-                else:
-                    connection.sendall(self.mail if verb == b"MAIL" else b"250 2.0.0 ok\r\n")
+
+    def _reply(self, key: str) -> bytes:
+        """Return the reply to a verb, or to AUTH with a mechanism."""
+        if key in self.replies:
+            return self.replies[key]
+        if key == "EHLO":
+            offered = ["far.test", self.auth, *self.extensions]
+            if self.breaks is not Break.NOT_OFFERED:
+                offered.insert(1, "STARTTLS")
+            return b"".join(b"250-%b\r\n" % word.encode() for word in offered) + b"250 HELP\r\n"
+        usual = {"AUTH PLAIN": b"235 2.7.0 ok\r\n", "DATA": b"354 go\r\n", "QUIT": b"221 2.0.0 bye\r\n"}
+        return usual.get(key, b"535 5.7.8 no\r\n" if key.startswith("AUTH ") else b"250 2.0.0 ok\r\n")
+
+    def _take_content(self, connection: socket.socket, lines: Iterable[bytes]) -> bytes:
+        content = b""
+        for line in lines:
+            if line == b".\r\n":
+                self.messages.append(content)
+                reply = self._reply(".")
+                connection.sendall(reply + self.after_message)
+                return reply
+            content += line
+        return b""
 
     def _start_tls(self, connection: socket.socket) -> bool:
         """Answer STARTTLS; return whether the session continues in clear text."""

@@ -32,7 +32,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
             "relay_to", f"cannot be combined with an outbox; remove one of {settings.names('relay_to', 'outbox')}"
         )
     ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
-    if url.host in ourselves and url.port in (settings.smtp, settings.smtps):
+    if url.host.removesuffix(".") in ourselves and url.port in (settings.smtp, settings.smtps):
         raise settings.config_error(
             "relay_to", "is this server itself, which would cause a mail loop; use the address of another server"
         )

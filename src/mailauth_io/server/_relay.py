@@ -79,11 +79,13 @@ class RelayConnection:
     __slots__ = (
         "_client",
         "_clock",
+        "_connection",
         "_hop",
         "_host_name",
         "_mail",
         "_open",
         "_session",
+        "_seven_bits",
         "_used",
         "refusal",
     )
@@ -95,9 +97,11 @@ class RelayConnection:
         self._session = session
         self._clock = clock
         self._client: SmtpClient | None = None
+        self._connection: AsyncClientConnection[smtp.ClientEvent] | None = None  # that of the client
         self._used = 0.0
         self._mail: smtp.Mail | None = None  # the transaction of the last recipient
         self._open: smtp.Mail | None = None  # the transaction open at the next hop: that one or an earlier one
+        self._seven_bits = False  # that transaction was declared as 8BITMIME, which the next hop does not offer
         self.refusal: smtp.Reply | None = None
         """The reply that rejects every remote recipient of that transaction, or None."""
 
@@ -141,6 +145,9 @@ class RelayConnection:
         timeouts = self._hop.timeouts
         if self.refusal is not None:
             raise DeliveryRejected(self.refusal)
+        if self._seven_bits and not _is_seven_bit(content):
+            await self._reset()
+            raise DeliveryRejected(NO_EIGHT_BITS)
         try:
             with fail_after(timeouts.data):
                 reply = await self._ask_about_mail(smtp.Data())
@@ -175,8 +182,8 @@ class RelayConnection:
 
     async def _send_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
         offered = self._open_client.extensions
-        if mail.body is smtp.Body.EIGHT_BIT_MIME and "8BITMIME" not in offered:
-            return NO_EIGHT_BITS
+        # Many clients declare every message as 8BITMIME.  Whether this one can be sent is known when it is complete.
+        self._seven_bits = mail.body is smtp.Body.EIGHT_BIT_MIME and "8BITMIME" not in offered
         command = smtp.Mail(
             reverse_path=mail.reverse_path,
             size=mail.size if "SIZE" in offered else None,
@@ -192,6 +199,15 @@ class RelayConnection:
             return _client_reply(reply)
         self._open = mail
         return None
+
+    async def _reset(self) -> None:
+        """Abandon the transaction at the next hop.  If that fails, drop the connection."""
+        try:
+            with fail_after(self._hop.timeouts.recipient):
+                if (await self._ask_next_hop(smtp.Rset())).positive:
+                    self._open = None
+        except _FAILURES:
+            self._abort()
 
     async def connect(self) -> None:
         """Connect, start TLS and log in.
@@ -224,6 +240,7 @@ class RelayConnection:
 
         connection = await self._open_connection(build)
         assert machine is not None
+        self._connection = connection
         self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
         await client.start(client_name=self._host_name)
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
@@ -252,7 +269,7 @@ class RelayConnection:
                     hop.port,
                     ssl_context=hop.ssl_context,
                     implicit_tls=hop.implicit_tls,
-                    server_hostname=hop.host,
+                    server_hostname=hop.host.removesuffix("."),  # certificates have no dot at the end
                     limits=limits,
                 )
             except OSError as error:
@@ -268,9 +285,21 @@ class RelayConnection:
         return self._checked(reply).positive
 
     async def _ask_next_hop(self, command: Command) -> smtp.Reply:
+        await self._check_silence()
         reply = self._checked(await self._open_client.execute(command))
         self._used = self._clock()
         return reply
+
+    async def _check_silence(self) -> None:
+        """Raise _ConnectionLost if the next hop has said something since its last reply, or has closed the connection.
+
+        A server that waits too long for a command says so: 421, 451 or even 221.  That is no reply to the next command.
+        """
+        connection = self._connection
+        if connection is not None:
+            await connection.flush()
+            if connection.input_waiting:
+                raise _ConnectionLost("closed the connection, or sent a reply to no command")
 
     @property
     def _open_client(self) -> SmtpClient:
@@ -310,13 +339,13 @@ class RelayConnection:
         LOGGER.log(level, Event(event, {"connection": self._session, "next_hop": str(self._hop), **fields}))
 
     def _abort(self) -> None:
-        client, self._client, self._open = self._client, None, None
+        client, self._client, self._connection, self._open = self._client, None, None, None
         if client is not None:
             client.abort()
 
     async def _send_quit(self) -> None:
         """Send QUIT and close the connection, within the timeout for it."""
-        client, self._client, self._open = self._client, None, None
+        client, self._client, self._connection, self._open = self._client, None, None, None
         if client is not None:
             with contextlib.suppress(*_FAILURES):
                 with fail_after(self._hop.timeouts.quit):
@@ -376,8 +405,16 @@ def _resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(socket.getnameinfo(address, numeric)[0] for *_, address in found))
 
 
+def _is_seven_bit(content: MessageContent) -> bool:
+    return all(chunk.isascii() for chunk in content.chunks)
+
+
 def _client_reply(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
-    """Return *reply* as it is sent to the client: on one line, always with an enhanced status code."""
+    """Return *reply* as it is sent to the client: on one line, always with an enhanced status code.
+
+    *code* replaces its code.  So does 451 or 554 if the code is one that cannot be sent, such as 571 (RFC 5321 section
+    4.2: the second digit is 0 to 5); a client decides by the first digit (section 4.2.1).
+    """
     enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
     return smtp.Reply(code or reply.with_standard_code().code, enhanced, _one_line(reply.text))
 

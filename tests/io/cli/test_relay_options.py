@@ -58,6 +58,7 @@ def config_error(*words: str | Path) -> str:
         ("smtp://hop.test", ("hop.test", 25, False, None)),
         ("smtps://hop.test", ("hop.test", 465, True, None)),
         ("smtps://hop.test/", ("hop.test", 465, True, None)),
+        ("smtp://hop.test.", ("hop.test.", 25, False, None)),
         ("smtp://192.0.2.1:2525", ("192.0.2.1", 2525, False, None)),
         ("smtp://[2001:db8::1]:587", ("2001:db8::1", 587, False, None)),
         ("smtp://relayuser@hop.test:587", ("hop.test", 587, False, "relayuser")),
@@ -72,7 +73,8 @@ def test_relay_url_gives_host_port_tls_and_user(text: str, fields: tuple[object,
 @pytest.mark.parametrize(
     "text",
     "hop.test hop.test:25 http://hop.test smtp:// smtp://:25 smtp://hop.test:0 smtp://hop.test:65536 smtp://hop.test:x"
-    " smtp://hop..test smtp://[hop.test] smtp://[192.0.2.1] smtp://2001:db8::1 smtp://hop.test/path smtp://hop.test?x"
+    " smtp://hop..test smtp://hop.test.. smtp://. smtp://[hop.test]"
+    " smtp://[192.0.2.1] smtp://2001:db8::1 smtp://hop.test/path smtp://hop.test?x"
     " smtp://@hop.test SMTP://hop.test smtp://hop.test\n smtp://h\u00f6p.test smtps://user:secret@hop.test".split(" "),
 )
 def test_invalid_relay_url_is_rejected_without_quoting_it(text: str) -> None:
@@ -194,6 +196,7 @@ def test_invalid_relay_password_file_is_an_error_without_the_password(
     [
         (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "remove one of --relay-to and --outbox"),
         (("--relay-to", "smtp://localhost:2525", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtp://localhost.:2525", "--smtp", "2525"), "this server itself"),
         (("--relay-to", "smtps://[::1]:465", "--host", "::", "--smtps", "465"), "this server itself"),
         (("--relay-to", "smtps://relayuser@hop.test"), "must be set together"),
         (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "must be set together"),

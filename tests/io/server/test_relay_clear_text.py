@@ -210,7 +210,7 @@ def test_there_is_one_retry_for_a_transaction(run: Run) -> None:
 
 def test_reply_530_to_mail_makes_next_transaction_try_starttls(run: Run) -> None:
     """RFC 3207 section 4: a 530 bounces no mail, and ends the ten minutes without STARTTLS."""
-    hop = ScriptedHop(Break.CLOSED, mail=b"530 5.7.0 must issue a STARTTLS command first\r\n")
+    hop = ScriptedHop(Break.CLOSED, replies={"MAIL": b"530 5.7.0 must issue a STARTTLS command first\r\n"})
 
     def client(served: Served) -> None:
         for _ in range(2):

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 import attrs
 import pytest
@@ -14,7 +15,20 @@ import pytest
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
 from mailauth_io.server import _relay
-from tests.io.next_hops import CLOSE, FAR, IN_CLEAR, LOCAL, Deed, Double, Fault, logged_in, relay_to, relaying, send
+from tests.io.next_hops import (
+    CLOSE,
+    CONTENT,
+    FAR,
+    IN_CLEAR,
+    LOCAL,
+    Deed,
+    Double,
+    Fault,
+    logged_in,
+    relay_to,
+    relaying,
+    send,
+)
 from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 from tests.io.tls import client_context
 
@@ -312,17 +326,107 @@ def test_client_lost_during_data_causes_no_data_to_the_next_hop(run: Run) -> Non
     assert "Data" not in double.heard
 
 
-@pytest.mark.parametrize(
-    ("eight_bits", "begins"), [(False, "554 5.6.3"), (True, "554 5.3.4")], ids=["8BITMIME", "SIZE"]
-)
-def test_message_unsupported_by_next_hop_is_rejected_permanently(run: Run, eight_bits: bool, begins: str) -> None:
-    """RFC 6152 section 3: the server does not convert messages.  RFC 1870 section 6.1."""
-    double = Double(settings=smtp.ServerSettings(max_message_size=70_000, eight_bit_mime=eight_bits))
+def test_size_above_the_limit_of_the_next_hop_is_rejected_permanently(run: Run) -> None:
+    """RFC 1870 section 6.1."""
+    double = Double(settings=smtp.ServerSettings(max_message_size=70_000))
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
-            assert send(smtp, FAR, LOCAL, options=("SIZE=70001", "BODY=8BITMIME"))[0].startswith(begins)
-            assert send(smtp, FAR, LOCAL, options=("SIZE=70000", "BODY=7BIT"))[0].startswith("250")
+            assert send(smtp, FAR, LOCAL, options=("SIZE=70001",))[0].startswith("554 5.3.4")
+            assert send(smtp, FAR, LOCAL, options=("SIZE=70000",))[0].startswith("250")
 
     relaying(run, double, client, **IN_CLEAR)
     assert len(double.mails) == len(double.taken) == 1
+
+
+SEVEN_BITS: Final = smtp.ServerSettings(eight_bit_mime=False)
+EIGHT: Final = "Subject: x\r\n\r\ngr\u00fcn\r\n".encode()
+
+
+def test_seven_bit_content_declared_as_8bitmime_is_relayed_to_a_next_hop_without_8bitmime(run: Run) -> None:
+    """Many clients declare every message as 8BITMIME (RFC 6152): the content decides."""
+    double = Double(settings=SEVEN_BITS)
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            for options in (("BODY=8BITMIME",), ("BODY=7BIT",), ()):
+                assert [reply[:3] for reply in send(smtp, FAR, LOCAL, options=options)] == ["250"] * 3
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert [taken.data.endswith(CONTENT) for taken in double.taken] == [True] * 3
+    assert [mail.body for mail in double.mails] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [EIGHT, b"Subject: gr\xfcn\r\n\r\n", b"\r\n" + b"x" * 998 + b"\r\n" + b"x" * 70 + b"\xff\r\n"],
+    ids=["UTF-8", "Latin-1 header", "last octet"],
+)
+def test_eight_bit_content_is_rejected_at_the_final_dot_if_the_next_hop_has_no_8bitmime(
+    run: Run, content: bytes
+) -> None:
+    """RFC 6152 section 3: the server does not convert messages.  Nothing is delivered; the connection is kept."""
+    double = Double(settings=SEVEN_BITS)
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            options = ("BODY=8BITMIME",)
+            replies = send(smtp, FAR, LOCAL, options=options, content=content)
+            assert [reply[:9] for reply in replies] == ["250 2.1.5", "250 2.1.5", "554 5.6.3"]
+            assert served.mail_of("alice") == []
+            assert send(smtp, FAR, LOCAL, options=options)[-1].startswith("250")
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard == [
+        *("Connected", "Hello", "Mail", "Rcpt", "Rset"),
+        *("Mail", "Rcpt", "Data", "MessageComplete", "Quit"),
+    ]
+
+
+@pytest.mark.parametrize("deed", [CLOSE, Fault.DIE], ids=["421", "dies"])
+def test_eight_bit_content_is_rejected_permanently_even_if_rset_fails(run: Run, deed: Deed) -> None:
+    double = Double(settings=SEVEN_BITS, deeds={smtp.Rset: [deed]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, options=("BODY=8BITMIME",), content=EIGHT)[-1].startswith("554 5.6.3")
+            assert send(smtp, FAR)[-1].startswith("250")
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.connections == 2
+
+
+def test_eight_bit_content_is_relayed_with_its_body_to_a_next_hop_with_8bitmime(run: Run) -> None:
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, options=("BODY=8BITMIME",), content=EIGHT)[-1].startswith("250")
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.taken[0].data.endswith(EIGHT)
+    assert double.mails[0].body is smtp.Body.EIGHT_BIT_MIME
+
+
+@pytest.mark.parametrize("implicit_tls", [False, True], ids=["STARTTLS", "implicit"])
+def test_host_with_a_dot_at_its_end_is_verified_by_its_name_without_the_dot(
+    run: Run, implicit_tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dot says that the name is complete (RFC 1034 section 3.1): for name servers, not for certificates."""
+    resolved: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        resolved.append(host)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(_relay, "_resolve", resolve)
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR)[-1].startswith("250")
+
+    relaying(run, double, client, host="localhost.", ssl_context=client_context(), implicit_tls=implicit_tls)
+    assert resolved == ["localhost."]
+    assert len(double.taken) == 1
+    assert "Mail" not in double.in_clear
