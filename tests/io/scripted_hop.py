@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import socket
 import ssl
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 import trustme
+
+from tests.io.tls import server_context
 
 
 class Break(enum.Enum):
@@ -54,7 +57,7 @@ _REPLIES = {
 
 @attrs.define
 class ScriptedHop:
-    """A server in a thread.  *breaks* is how STARTTLS fails; None accepts it."""
+    """A server in a thread.  *breaks* is how STARTTLS fails; None: it works, with a trusted certificate."""
 
     breaks: Break | None = Break.NOT_OFFERED
     auth: str = AUTH
@@ -68,7 +71,7 @@ class ScriptedHop:
     clear: list[bytes] = attrs.field(factory=list)
     """The clear text received on each connection, without TLS handshakes."""
     inside: list[bytes] = attrs.field(factory=list)
-    """The data received inside TLS."""
+    """The data received inside TLS, on each connection that has it."""
     messages: list[bytes] = attrs.field(factory=list)
     """The content of the messages that were complete."""
     _newest: socket.socket | None = None
@@ -76,6 +79,10 @@ class ScriptedHop:
     def commands(self) -> list[list[str]]:
         """Return the verbs received in clear text on each connection."""
         return [[line.split(b" ")[0].decode("latin-1") for line in said.split(b"\r\n")[:-1]] for said in self.clear]
+
+    def logins(self) -> list[list[str]]:
+        """Return the mechanisms of the logins on each connection."""
+        return [re.findall(r"AUTH (\S+)", said.decode("latin-1")) for said in self.inside or self.clear]
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -112,12 +119,18 @@ class ScriptedHop:
     def _serve(self, connection: socket.socket, number: int) -> None:
         self._newest = connection
         connection.sendall(b"220 far.test ESMTP\r\n")
+        self._talk(connection, self.clear, number)
+
+    def _talk(self, connection: socket.socket, heard: list[bytes], number: int) -> None:
         with connection.makefile("rb") as lines:
             for line in lines:
-                self.clear[number] += line
+                heard[number] += line
                 words = line.split()
                 verb = words[0].upper().decode("latin-1")
                 key = f"AUTH {words[1].decode('latin-1')}" if verb == "AUTH" else verb
+                if verb == "STARTTLS" and self.breaks is None:
+                    self._secure_session(connection)
+                    return
                 if verb == "STARTTLS":
                     if not self._start_tls(connection):
                         return
@@ -128,6 +141,13 @@ class ScriptedHop:
                     reply = self._take_content(connection, lines)
                 if verb == "QUIT" or not reply:
                     return
+
+    def _secure_session(self, connection: socket.socket) -> None:
+        """Accept STARTTLS, and continue the session inside TLS."""
+        connection.sendall(b"220 go\r\n")
+        with server_context().wrap_socket(connection, server_side=True) as secured:
+            self.inside.append(b"")
+            self._talk(secured, self.inside, len(self.inside) - 1)
 
     def _reply(self, key: str) -> bytes:
         """Return the reply to a verb, or to AUTH with a mechanism."""

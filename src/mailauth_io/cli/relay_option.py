@@ -13,7 +13,7 @@ from . import secret_file
 from .parsers import NextHopUrl
 from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
 
-_NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login")
+_NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login", "relay_mechanism")
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _ALSO: Final = {"127.0.0.1": ("localhost",), "::1": ("localhost",), "0.0.0.0": _LOOPBACK, "::": _LOOPBACK}
 """Other names of an address that the server listens on."""
@@ -46,15 +46,41 @@ def next_hop(settings: Settings) -> server.NextHop | None:
         raise settings.config_error(
             "relay_clear_text_login", f"requires a user name in the URL and {settings.names('relay_tls')} {NO_TLS}"
         )
-    return server.NextHop(
-        host=url.host,
-        port=url.port,
-        implicit_tls=url.implicit_tls,
-        tls_required=how == REQUIRED,
-        ssl_context=None if how == NO_TLS else _context(settings, proving=how == REQUIRED),
-        login=_login(settings, url),
-        clear_text_login=settings.relay_clear_text_login,
-    )
+    login = _login(settings, url)
+    _check_mechanism(settings, login, how)
+    context = None if how == NO_TLS else _context(settings, proving=how == REQUIRED)
+    try:
+        return server.NextHop(
+            host=url.host,
+            port=url.port,
+            implicit_tls=url.implicit_tls,
+            tls_required=how == REQUIRED,
+            ssl_context=context,
+            login=login,
+            clear_text_login=settings.relay_clear_text_login,
+            mechanism=settings.relay_mechanism,
+        )
+    except ValueError as error:  # of the login: the other values have been checked
+        raise settings.config_error("relay_password_file", str(error)) from error
+
+
+def _check_mechanism(settings: Settings, login: server.Login | None, how: str) -> None:
+    """Raise ConfigError if the mechanism cannot be used with the other settings."""
+    mechanism = settings.relay_mechanism
+    if mechanism is None:
+        return
+    if login is None:
+        raise settings.config_error("relay_mechanism", "requires a user name in the URL")
+    unbound = mechanism.removesuffix("-PLUS")
+    if how != NO_TLS:
+        return
+    if mechanism != unbound:
+        raise settings.config_error("relay_mechanism", f"{mechanism} requires TLS; use {unbound}")
+    if not mechanism.startswith("SCRAM-") and not settings.relay_clear_text_login:
+        clear = settings.names("relay_clear_text_login")
+        raise settings.config_error(
+            "relay_mechanism", f"{mechanism} without TLS requires {clear}; or use SCRAM-SHA-256"
+        )
 
 
 def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:

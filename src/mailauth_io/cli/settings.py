@@ -33,6 +33,11 @@ MECHANISMS: Final = (
     *("OAUTHBEARER", "XOAUTH2", "EXTERNAL"),
 )
 """Those of the server, which this module does not import: it takes too long for ``mailauth --version``."""
+RELAY_MECHANISMS: Final = (
+    *("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1"),
+    *("CRAM-MD5", "PLAIN", "LOGIN"),
+)
+"""Those of ``server.next_hop``, for a login at the relay."""
 REQUIRED, OPPORTUNISTIC, NO_TLS = RELAY_TLS = ("required", "opportunistic", "none")
 """The values of ``[relay] tls``."""
 
@@ -118,6 +123,11 @@ class Settings:
     relay_clear_text_login: bool = options.switch(
         "relay", "clear_text_login", "--relay-clear-text-login",
         help="with --relay-tls none, allow sending the password of USER in clear text; otherwise only SCRAM is used",
+    )  # fmt: skip
+    relay_mechanism: str | None = options.value(
+        "relay", "mechanism", "--relay-mechanism", parsers.one_of(*RELAY_MECHANISMS), default=None, metavar="NAME",
+        help="the only mechanism for the login at the relay, such as PLAIN (default: the strongest that it offers, and "
+        "up to two others if it refuses that one)",
     )  # fmt: skip
 
     accounts: Path | None = options.path(

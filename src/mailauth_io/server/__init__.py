@@ -23,7 +23,7 @@ from .interceptors import (
     ReceivedMessage,
     SessionView,
 )
-from .next_hop import Login, NextHop, Timeouts, TlsFailure
+from .next_hop import Login, LoginHistory, NextHop, Timeouts, TlsFailure
 
 __all__ = [
     "DROP",
@@ -40,6 +40,7 @@ __all__ = [
     "Interceptor",
     "InterceptorFunction",
     "Login",
+    "LoginHistory",
     "NextHop",
     "Pass",
     "ReceivedMessage",

@@ -18,7 +18,15 @@ from typing import Final, Self
 
 from anyio import fail_after
 
-from mailauth import ACCEPT, Command, LocalProtocolError, RemoteProtocolError, Tls, smtp
+from mailauth import (
+    ACCEPT,
+    Command,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Tls,
+    sasl,
+    smtp,
+)
 
 from .._checks import check_text, check_type
 from .._event_loop import current_adapter
@@ -32,7 +40,7 @@ from ..logs import Event
 from ..stores import Envelope, MessageContent
 from ._log import LOGGER
 from .delivery import DeliveryRejected
-from .next_hop import NextHop
+from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
 NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
@@ -44,6 +52,7 @@ number."""
 
 _TRUST_HINT: Final = "use --relay-ca FILE, or the ssl_context of NextHop, to trust its CA"
 _NAME_HINT: Final = "use a host name for the relay that is in the certificate"
+_UNBOUND_HINT: Final = "--relay-mechanism SCRAM-SHA-256, or mechanism= of NextHop"
 
 _SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
 """Reply codes that report a problem with this server's commands or login, not with the mail.  They must not cause a
@@ -66,7 +75,7 @@ class _StartTlsFailed(Exception):
         self.cause = cause
 
 
-_FAILURES: Final = (_ConnectionLost, ClientError, OSError, LocalProtocolError, ValueError)
+_FAILURES: Final = (_ConnectionLost, ClientError, OSError, LocalProtocolError, RemoteProtocolError, ValueError)
 
 
 class RelayConnection:
@@ -249,10 +258,51 @@ class RelayConnection:
         if client.tls is None and hop.needs_tls:
             raise _ConnectionLost("TLS is required and not available")
         if hop.login is not None:
-            reply = await client.authenticate(*hop.login.mechanisms(client.tls, clear_text=hop.clear_text_login))
-            if not reply.positive:
-                # The text of the reply is not logged: it may quote the credentials.
-                raise _ConnectionLost(f"login rejected with {reply.code} {reply.enhanced_status_code}")
+            await self._log_in(client, connection, hop.login)
+
+    async def _log_in(
+        self, client: SmtpClient, connection: AsyncClientConnection[smtp.ClientEvent], login: Login
+    ) -> None:
+        """Log in with the strongest mechanism that the next hop offers.
+
+        If it is refused, others are tried by the rules of ``sasl.mechanisms_after_refusal()``.
+        """
+        hop = self._hop
+        history = hop.login_history
+        mechanisms = login.mechanisms(client.tls, clear_text=hop.clear_text_login, only=hop.mechanism)
+        if not mechanisms:  # a -PLUS form was named, and Python knows no channel binding for this certificate
+            raise _ConnectionLost(f"{hop.mechanism} cannot be used on this connection")
+        names = client.extensions.get("AUTH", "").upper().split()
+        offered = history.sort(mechanism for mechanism in mechanisms if mechanism.name in names)
+        retry = history.may_retry(self._clock())
+        if not retry:
+            offered = offered[:1]
+        connection.authenticate(*(offered or mechanisms), retry_weaker=retry)
+        event = await anext(connection, None)
+        if isinstance(event, sasl.Authenticated):
+            worked = next(each for each in offered if each.name == event.mechanism and each.satisfied)
+            refused = offered[: offered.index(worked)]
+            history.record_success(worked, refused)
+            if refused:
+                skipped = ",".join(each.name for each in refused)
+                self._log(logging.WARNING, "next hop refused a mechanism", refused=skipped, mechanism=worked.name)
+        elif isinstance(event, smtp.AuthenticationRejected):
+            if retry and event.reply.code >= 500:
+                history.record_failure(self._clock())
+            raise self._login_failure(event)
+        else:
+            raise _ConnectionLost("closed the connection during the login")
+
+    @staticmethod
+    def _login_failure(event: smtp.AuthenticationRejected) -> _ConnectionLost:
+        """Return the exception for a refused login.  It does not quote the reply, which may contain the credentials."""
+        reply = event.reply
+        tried = ", ".join(each.mechanism for each in (*event.earlier, event))
+        text = f"login rejected with {reply.code} {reply.enhanced_status_code} ({tried})"
+        if event.channel_bindings:
+            bindings = ", ".join(event.channel_bindings)
+            text += f"; if the relay does not support channel binding ({bindings}), use {_UNBOUND_HINT}"
+        return _ConnectionLost(text)
 
     async def _open_connection(
         self, build: Callable[[Tls | None], smtp.ClientConnection]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import secrets
 import ssl
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
 
 from mailauth import LocalProtocolError, Tls, sasl
 
-from .._checks import check_client_context, check_number, check_port, check_text, check_type, field
+from .._checks import check_choice, check_client_context, check_number, check_port, check_text, check_type, field
 
 
 @attrs.frozen(kw_only=True)
@@ -74,17 +75,29 @@ class Login:
         except LocalProtocolError as error:
             raise ValueError(str(error)) from None
 
-    def mechanisms(self, tls: Tls | None, *, clear_text: bool = False) -> tuple[sasl.ClientMechanism, ...]:
+    def mechanisms(
+        self, tls: Tls | None, *, clear_text: bool = False, only: str | None = None
+    ) -> tuple[sasl.ClientMechanism, ...]:
         """Return new client mechanisms for one login, the strongest first.
 
         Without TLS they are the SCRAM mechanisms only, unless *clear_text* also allows those that reveal the password,
-        or an MD5 digest of it, to an eavesdropper.
+        or an MD5 digest of it, to an eavesdropper.  *only* is the name of the one that is wanted, or None for all.  A
+        SCRAM mechanism that is named without -PLUS says that the client does not support channel binding.
         """
-        entropy = secrets.token_bytes(32)
-        found = sasl.password_mechanisms(self.name, self.password, entropy=entropy, tls=tls, clear_text=clear_text)
+        found = sasl.password_mechanisms(
+            self.name, self.password, entropy=secrets.token_bytes(32), tls=tls, clear_text=clear_text,
+            channel_binding="prefer" if only is None or only.endswith("-PLUS") else "none",
+        )  # fmt: skip
         if tls is None and not clear_text:
             found = tuple(mechanism for mechanism in found if mechanism.name.startswith("SCRAM-"))
-        return found
+        return tuple(mechanism for mechanism in found if only in (None, mechanism.name))
+
+
+MECHANISMS: Final = (
+    *("SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1"),
+    *("CRAM-MD5", "PLAIN", "LOGIN"),
+)
+"""The mechanisms for a login at a next hop, the strongest first."""
 
 
 CLEAR_TEXT_SECONDS: Final = 600.0
@@ -117,6 +130,63 @@ class TlsFailure:
     def is_recent(self, now: float) -> bool:
         """Return whether STARTTLS failed in the last CLEAR_TEXT_SECONDS."""
         return now < self._until
+
+
+RETRY_SECONDS: Final = 900.0
+"""Seconds without a second login on a connection, after a next hop has refused every mechanism.  No RFC gives a number:
+the password may be wrong, and many failed logins can block the address of this server (for example by fail2ban)."""
+
+
+@attrs.define
+class LoginHistory:
+    """The mechanisms that a next hop has refused before another one worked, shared by all sessions.
+
+    For example:
+
+        >>> history = server.LoginHistory()
+        >>> history.record_failure(now=100.0)
+        >>> history.may_retry(now=999.0), history.may_retry(now=1000.0)
+        (False, True)
+    """
+
+    _refused: frozenset[tuple[str, str]] = frozenset()  # names and channel bindings
+    _until: float = -math.inf
+
+    def sort(self, mechanisms: Iterable[sasl.ClientMechanism]) -> tuple[sasl.ClientMechanism, ...]:
+        """Return *mechanisms*, all of which the next hop offers, in the order in which they should be tried.
+
+        Those that were refused come last.  A mechanism without channel binding never comes before one with it (RFC 5802
+        section 6).
+        """
+        offered = tuple(mechanisms)
+        first = [mechanism for mechanism in offered if _key(mechanism) not in self._refused]
+        if any(_is_bound(mechanism) for mechanism in offered):
+            first = [mechanism for mechanism in first if _is_bound(mechanism)]
+        return (*first, *(mechanism for mechanism in offered if mechanism not in first))
+
+    def record_success(self, mechanism: sasl.ClientMechanism, refused: Iterable[sasl.ClientMechanism]) -> None:
+        """Record that *mechanism* worked, after those in *refused* were refused."""
+        self._refused = (self._refused | {_key(each) for each in refused}) - {_key(mechanism)}
+        self._until = -math.inf
+
+    def record_failure(self, now: float) -> None:
+        """Record that all mechanisms were refused at *now*, in seconds on the server's clock.
+
+        Call it only if ``may_retry()`` was true: a single refused login is not evidence about the others.
+        """
+        self._until = now + RETRY_SECONDS
+
+    def may_retry(self, now: float) -> bool:
+        """Return whether a second mechanism may be tried on a connection."""
+        return now >= self._until
+
+
+def _key(mechanism: sasl.ClientMechanism) -> tuple[str, str]:
+    return mechanism.name, getattr(mechanism, "channel_binding", "")
+
+
+def _is_bound(mechanism: sasl.ClientMechanism) -> bool:
+    return mechanism.name.endswith("-PLUS")
 
 
 @attrs.frozen(kw_only=True)
@@ -155,15 +225,47 @@ class NextHop:
     """Without an *ssl_context*: also log in with PLAIN, LOGIN or CRAM-MD5, not only with SCRAM.  An eavesdropper can
     then learn the password."""
 
+    mechanism: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
+    """The only mechanism for the login, such as ``PLAIN``; one of MECHANISMS.  None: the strongest that the next hop
+    offers; if it refuses that one, up to two others."""
+
     timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
+
+    login_history: LoginHistory = attrs.field(factory=LoginHistory, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self.ssl_context is None and (self.implicit_tls or self.tls_required):
             raise ValueError("implicit_tls and tls_required need an ssl_context")
         if self.clear_text_login and (self.ssl_context is not None or self.login is None):
             raise ValueError("clear_text_login needs a login and must be used without an ssl_context")
+        if self.mechanism is not None:
+            self._check_mechanism(self.mechanism)
+        if self.login is not None:
+            self._check_login(self.login)
+
+    def _check_mechanism(self, mechanism: str) -> None:
+        check_choice("mechanism", mechanism, MECHANISMS)
+        if self.login is None:
+            raise ValueError("mechanism needs a login; use login=Login(name=..., password=...)")
+        unbound = mechanism.removesuffix("-PLUS")
+        if self.ssl_context is None and unbound != mechanism:
+            raise ValueError(f"{mechanism} needs an ssl_context: it binds the login to the TLS session; use {unbound}")
+        if self.ssl_context is None and not self.clear_text_login and not mechanism.startswith("SCRAM-"):
+            raise ValueError(f"without an ssl_context, {mechanism} needs clear_text_login=True; or use SCRAM-SHA-256")
+
+    def _check_login(self, login: Login) -> None:
+        """Raise ValueError if no mechanism that may be used can send *login*."""
+        only = None if self.mechanism is None else self.mechanism.removesuffix("-PLUS")
+        clear_text = self.ssl_context is not None or self.clear_text_login
+        try:
+            possible = login.mechanisms(None, clear_text=clear_text, only=only)
+        except LocalProtocolError:
+            possible = ()
+        if not possible:
+            which = self.mechanism or "SCRAM, the only mechanism that may be used without TLS,"
+            raise ValueError(f"{which} cannot send this user name and password; use another mechanism or TLS")
 
     @property
     def needs_tls(self) -> bool:

@@ -15,9 +15,12 @@ from mailauth_io import server
 from mailauth_io.cli import main, relay_option
 from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.parsers import ValueParseError, next_hop
+from mailauth_io.cli.settings import RELAY_MECHANISMS
+from mailauth_io.server import next_hop as next_hop_module
 from tests.serving import LOOPS, messages, run, served
 
 USER = ("--user", "alice:open sesame")
+NO_TLS = ("--relay-to", "smtp://u@hop.test", "--relay-password-file", "PASSWORD", "--relay-tls", "none")
 
 
 @pytest.fixture
@@ -166,6 +169,30 @@ def test_relay_password_is_read_from_file_without_line_end(password: Path) -> No
     )
 
 
+def test_relay_mechanism_is_one_of_the_known_ones(password: Path, tmp_path: Path) -> None:
+    login = ("--relay-to", "smtps://u@hop.test", "--relay-password-file", password)
+    assert hop(*login).mechanism is None
+    assert RELAY_MECHANISMS == next_hop_module.MECHANISMS
+    for name in RELAY_MECHANISMS:
+        assert hop(*login, "--relay-mechanism", name).mechanism == name
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[relay]\nto = "smtps://u@hop.test"\npassword_file = "password"\nmechanism = "LOGIN"\n')
+    assert hop("--config", path).mechanism == "LOGIN"
+    refused = run("serve", *USER, *map(str, login), "--relay-mechanism", "APOP")
+    assert refused.returncode == 2
+    assert "use one of SCRAM-SHA-256-PLUS, " in refused.stderr
+
+
+def test_relay_password_that_only_other_mechanisms_can_send_is_an_error(password: Path) -> None:
+    password.write_bytes(b"gr\xfcn\n")
+    login = ("--relay-password-file", password, "--relay-to")
+    assert hop(*login, "smtps://u@hop.test").login == server.Login(name="u", password=b"gr\xfcn")
+    for words in (("smtp://u@hop.test", "--relay-tls", "none"), ("smtps://u@hop.test", "--relay-mechanism", "PLAIN")):
+        said = config_error(*login, *words)
+        assert said.startswith("--relay-password-file: ")
+        assert "cannot send this user name and password" in said
+
+
 @pytest.mark.parametrize(
     ("data", "mode", "says"),
     [
@@ -173,7 +200,7 @@ def test_relay_password_is_read_from_file_without_line_end(password: Path) -> No
         (b"\n", 0o600, "is empty; write the password to it"),
         (b"one\ntwo\n", 0o600, "has more than one line"),
         (b"one\rtwo", 0o600, "has more than one line"),
-        (b"\xff\n", 0o600, "cannot be sent"),
+        (b"\0\n", 0o600, "must"),
         (b"hop secret\n", 0o644, "chmod 600"),
         (None, 0o600, "No such file"),
     ],
@@ -207,6 +234,11 @@ def test_invalid_relay_password_file_is_an_error_without_the_password(
         (("--relay-to", "smtps://hop.test", "--relay-tls", "none"), "smtps:// always uses TLS"),
         (("--relay-to", "smtp://hop.test", "--relay-ca", "CA", "--relay-tls", "none"), "must be required"),
         (("--relay-clear-text-login",), "requires --relay-to"),
+        (("--relay-mechanism", "PLAIN"), "requires --relay-to"),
+        (("--relay-to", "smtps://hop.test", "--relay-mechanism", "PLAIN"), "requires a user name"),
+        ((*NO_TLS, "--relay-mechanism", "PLAIN"), "PLAIN without TLS requires --relay-clear-text-login"),
+        ((*NO_TLS, "--relay-mechanism", "CRAM-MD5"), "CRAM-MD5 without TLS requires --relay-clear-text-login"),
+        ((*NO_TLS, "--relay-mechanism", "SCRAM-SHA-1-PLUS"), "SCRAM-SHA-1-PLUS requires TLS; use SCRAM-SHA-1"),
         (("--relay-to", "smtp://hop.test", "--relay-tls", "none", "--relay-clear-text-login"), "requires a user name"),
         (
             ("--relay-to", "smtps://u@hop.test", "--relay-clear-text-login"),
