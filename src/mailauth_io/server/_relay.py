@@ -166,8 +166,13 @@ class RelayConnection:
                         with fail_after(timeouts.block):
                             await self._open_client.write(chunk[start : start + PIECE])
                 self._open = None
+                early = await self._has_spoken()
                 with fail_after(timeouts.final_reply):
                     reply = await self._ask_next_hop(smtp.MessageComplete())
+                if early:  # it may reject the message before its end, as Exim does, but cannot accept it
+                    if reply.positive:
+                        raise _ConnectionLost(f"replied {reply.code} before the end of the message")
+                    self._abort()
         except _FAILURES as error:
             raise DeliveryRejected(self._fail_transaction(error)) from None
         if not reply.positive:
@@ -181,6 +186,7 @@ class RelayConnection:
             await self._send_quit()
         if self._client is not None:
             try:
+                await self._check_silence()
                 if self._open is None or (await self._ask_next_hop(smtp.Rset())).positive:
                     return await self._send_mail(mail)
             except _FAILURES:
@@ -213,6 +219,7 @@ class RelayConnection:
         """Abandon the transaction at the next hop.  If that fails, drop the connection."""
         try:
             with fail_after(self._hop.timeouts.recipient):
+                await self._check_silence()
                 if (await self._ask_next_hop(smtp.Rset())).positive:
                     self._open = None
         except _FAILURES:
@@ -335,7 +342,6 @@ class RelayConnection:
         return self._checked(reply).positive
 
     async def _ask_next_hop(self, command: Command) -> smtp.Reply:
-        await self._check_silence()
         reply = self._checked(await self._open_client.execute(command))
         self._used = self._clock()
         return reply
@@ -345,11 +351,16 @@ class RelayConnection:
 
         A server that waits too long for a command says so: 421, 451 or even 221.  That is no reply to the next command.
         """
+        if await self._has_spoken():
+            raise _ConnectionLost("closed the connection, or sent a reply to no command")
+
+    async def _has_spoken(self) -> bool:
+        """Return whether the next hop has said something since its last reply, or has closed the connection."""
         connection = self._connection
-        if connection is not None:
-            await connection.flush()
-            if connection.input_waiting:
-                raise _ConnectionLost("closed the connection, or sent a reply to no command")
+        if connection is None:
+            return False
+        await connection.flush()
+        return connection.input_waiting
 
     @property
     def _open_client(self) -> SmtpClient:
@@ -358,6 +369,7 @@ class RelayConnection:
         return self._client
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
+        await self._check_silence()
         reply = await self._ask_next_hop(command)
         if reply.code == 530:
             self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
