@@ -251,7 +251,8 @@ class RelayConnection:
 
         def build(tls: Tls | None) -> smtp.ClientConnection:
             nonlocal machine
-            machine = smtp.ClientConnection(smtp.ClientSettings(tls_required=hop.needs_tls), tls=tls)
+            settings = smtp.ClientSettings(tls_required=hop.needs_tls, strict_syntax=hop.strict_syntax)
+            machine = smtp.ClientConnection(settings, tls=tls)
             return machine
 
         connection = await self._open_connection(build)

@@ -229,6 +229,10 @@ class NextHop:
     """The only mechanism for the login, such as ``PLAIN``; one of MECHANISMS.  None: the strongest that the next hop
     offers; if it refuses that one, up to two others."""
 
+    strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
+    """Treat replies that break the grammar in a harmless way as errors, which the client sees as 451; docs/tolerance.md
+    lists what is accepted otherwise."""
+
     timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)

@@ -183,6 +183,14 @@ def test_relay_mechanism_is_one_of_the_known_ones(password: Path, tmp_path: Path
     assert "use one of SCRAM-SHA-256-PLUS, " in refused.stderr
 
 
+def test_strict_applies_to_the_relay(tmp_path: Path) -> None:
+    assert not hop("--relay-to", "smtp://hop.test").strict_syntax
+    assert hop("--relay-to", "smtp://hop.test", "--strict").strict_syntax
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[relay]\nto = "smtp://hop.test"\n[server]\nstrict = true\n')
+    assert hop("--config", path).strict_syntax
+
+
 def test_relay_password_that_only_other_mechanisms_can_send_is_an_error(password: Path) -> None:
     password.write_bytes(b"gr\xfcn\n")
     login = ("--relay-password-file", password, "--relay-to")

@@ -78,6 +78,21 @@ def test_login_without_working_tls_sends_no_password_and_no_mail(
     assert PASSWORD.decode() not in caplog.text
 
 
+@pytest.mark.parametrize("breaks", [Break.CLOSED, Break.ALERT, Break.NOT_OFFERED])
+def test_login_never_continues_in_plaintext_after_earlier_tls_failures(run: Run, breaks: Break) -> None:
+    """The ten minutes without STARTTLS are for a next hop without a login only."""
+    hop = ScriptedHop(breaks)
+
+    def client(served: Served) -> None:
+        for _ in range(3):
+            assert one_message(served)[0].startswith("451 4.4.1")
+
+    relayed(run, hop, client, login=LOGIN, **opportunistic())
+    assert len(hop.clear) == 3
+    assert all(set(verbs) <= {"EHLO", "STARTTLS", "QUIT"} for verbs in hop.commands())
+    assert b"AUTH" not in b"".join(hop.clear)
+
+
 def test_local_recipient_is_accepted_if_tls_to_the_next_hop_fails(run: Run) -> None:
     """The remote recipient is rejected, and the local one is accepted."""
 
