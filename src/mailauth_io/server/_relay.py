@@ -286,7 +286,12 @@ class RelayConnection:
         if not retry:
             offered = offered[:1]
         connection.authenticate(*(offered or mechanisms), retry_weaker=retry)
-        event = await anext(connection, None)
+        event: smtp.ClientEvent | None = None
+        try:
+            event = await anext(connection, None)
+        finally:
+            if retry and _may_have_refused_all(event):
+                history.record_failure(self._clock())
         if isinstance(event, sasl.Authenticated):
             worked = next(each for each in offered if each.name == event.mechanism and each.satisfied)
             refused = offered[: offered.index(worked)]
@@ -295,8 +300,6 @@ class RelayConnection:
                 skipped = ",".join(each.name for each in refused)
                 self._log(logging.WARNING, "next hop refused a mechanism", refused=skipped, mechanism=worked.name)
         elif isinstance(event, smtp.AuthenticationRejected):
-            if retry and event.reply.code >= 500:
-                history.record_failure(self._clock())
             raise self._login_failure(event)
         else:
             raise _ConnectionLost("closed the connection during the login")
@@ -459,6 +462,16 @@ def reason(error: Exception) -> str:
         return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
     kind = "" if isinstance(error, (_ConnectionLost, ClientError, LocalProtocolError)) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
+
+
+def _may_have_refused_all(event: smtp.ClientEvent | None) -> bool:
+    """Return whether *event*, the end of a login, was perhaps preceded by refusals.
+
+    None is a lost connection: a next hop may close it after some refusals.
+    """
+    if isinstance(event, smtp.AuthenticationRejected):
+        return event.reply.code >= 500 or bool(event.earlier)
+    return not isinstance(event, sasl.Authenticated)
 
 
 def _resolve(host: str, port: int) -> list[str]:

@@ -52,7 +52,16 @@ def messages(*seconds: float) -> Callable[[Served], list[str]]:
     return client
 
 
-@pytest.mark.parametrize("reply", [b"504 5.5.4 unknown\r\n", b"534 5.7.9 weak\r\n", b"535 5.7.8 no\r\n", b"535 no\r\n"])
+REFUSALS: Final = [
+    b"504 5.5.4 unknown\r\n",
+    b"504 5.7.4 Unrecognized authentication type\r\n",  # Exchange
+    b"534-5.7.9 Application-specific password required. Learn more at\r\n534 5.7.9  https://far.test/\r\n",  # Gmail
+    b"535 5.7.3 Authentication unsuccessful\r\n",  # Exchange, for CRAM-MD5 among others
+    b"535 Incorrect authentication data\r\n",  # Exim
+]
+
+
+@pytest.mark.parametrize("reply", REFUSALS)
 def test_next_mechanism_is_tried_if_the_strongest_is_refused(
     run: Run, reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +138,14 @@ def test_only_one_mechanism_is_tried_for_15_minutes_after_all_were_refused(run: 
     hop = ScriptedHop(auth="AUTH CRAM-MD5 SCRAM-SHA-1")
     assert relayed(run, hop, messages(0, 1, 898, 1, 899), **IN_CLEAR) == ["451"] * 5
     assert [len(names) for names in hop.logins()] == [2, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("reply", [b"421 4.7.0 too many errors\r\n", b"454 4.7.0 later\r\n", b""])
+def test_end_of_the_session_after_a_refusal_starts_the_15_minutes(run: Run, reply: bytes) -> None:
+    """Postfix and Exim close the connection after some failed logins."""
+    hop = ScriptedHop(auth="AUTH PLAIN CRAM-MD5 SCRAM-SHA-1", replies={"AUTH CRAM-MD5": reply})
+    assert relayed(run, hop, messages(0, 899, 1), **IN_CLEAR) == ["451"] * 3
+    assert [len(names) for names in hop.logins()] == [2, 1, 2]
 
 
 def test_temporary_failure_does_not_start_the_15_minutes(run: Run) -> None:
