@@ -243,6 +243,8 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "tls_required": "flag",
             "login": "object or None",
             "clear_text_login": "flag",
+            "mechanism": "text or None",
+            "strict_syntax": "flag",
             "timeouts": "object",
         },
     ),
