@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -17,7 +18,7 @@ _STATUS: Final = r"[245]\.[0-9]{1,3}\.[0-9]{1,3}"
 _ENHANCED: Final = re.compile(_STATUS)
 _ENHANCED_OR_NONE: Final = re.compile(f"(?:{_STATUS})?")
 _TEXT: Final = re.compile(r"[\t\n -~]*")
-_STANDARD_CODES: Final = {2: 250, 3: 354, 4: 451, 5: 554}  # RFC 5321 section 4.2.2
+_STANDARD_CODES: Final[Mapping[int, int]] = {2: 250, 3: 354, 4: 451, 5: 554}  # RFC 5321 section 4.2.2
 _ON_THE_WIRE: Final = re.compile(rb"(?:[2-5][0-5][0-9]-[\t -~]*\r\n)*[2-5][0-5][0-9] [\t -~]*\r\n")
 _LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 

@@ -13,6 +13,76 @@ from tests.io.server_support import Run, Served, on_both_loops
 
 pytestmark = on_both_loops
 
+ODD = [
+    ("571 5.7.1 blocked", "554 5.7.1 blocked"),
+    ("560 no", "554 5.0.0 no"),
+    ("599 5.1.1 no such user", "554 5.1.1 no such user"),
+    ("566 4.7.1 odd", "554 5.0.0 4.7.1 odd"),
+    ("498 4.7.1 later", "451 4.7.1 later"),
+    ("460", "451 4.0.0"),
+    ("471-4.4.5 first\r\n471 4.4.5 second", "451 4.4.5 first second"),
+    ("559 5.5.9 in the grammar", "559 5.5.9 in the grammar"),
+    ("450 4.2.0 in the grammar", "450 4.2.0 in the grammar"),
+]
+"""Replies as sites with Postfix, Exim, sendmail and OpenSMTPD configure them, neighbors, and two of the grammar."""
+
+odd = pytest.mark.parametrize(("said", "passed_on"), ODD)
+
+
+def relayed(run: Run, verb: str, said: str, *, strict: bool = False) -> list[str]:
+    """Return the replies to two recipients, one of them local, and to the content, if the next hop says *said*."""
+    hop = ScriptedHop(replies={verb: f"{said}\r\n".encode()})
+
+    def client(served: Served) -> list[str]:
+        with logged_in(served) as smtp:
+            return send(smtp, FAR, LOCAL)
+
+    with hop.listening():
+        return run(lambda: relay_to(hop.port, client, strict_syntax=strict, **IN_CLEAR))
+
+
+@odd
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+def test_odd_rejection_of_a_recipient_is_passed_on_with_a_code_of_the_grammar(
+    run: Run, verb: str, said: str, passed_on: str
+) -> None:
+    """RFC 5321 section 4.2.1: the first digit decides.  The other recipients still get the message."""
+    replies = relayed(run, verb, said)
+    assert replies[0].startswith(passed_on)
+    assert [reply[:3] for reply in replies[1:]] == ["250", "250"]
+
+
+@odd
+@pytest.mark.parametrize("verb", ["DATA", "."])
+def test_odd_rejection_of_a_message_is_passed_on_with_a_code_of_the_grammar(
+    run: Run, verb: str, said: str, passed_on: str
+) -> None:
+    replies = relayed(run, verb, said)
+    assert [reply[:3] for reply in replies[:2]] == ["250", "250"]
+    assert replies[2].startswith(passed_on)
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "."])
+def test_odd_positive_reply_accepts(run: Run, verb: str) -> None:
+    assert [reply[:3] for reply in relayed(run, verb, "299 2.0.0 ok")] == ["250"] * 3
+
+
+@pytest.mark.parametrize(("verb", "said"), [("DATA", "398 x"), ("DATA", "250 ok"), ("RCPT", "398 x"), (".", "399 x")])
+def test_odd_intermediate_reply_gives_451(run: Run, verb: str, said: str) -> None:
+    """Only 354 accepts DATA, and 3yz is an error elsewhere."""
+    assert any(reply.startswith("451 4.4.1") for reply in relayed(run, verb, said))
+
+
+@pytest.mark.parametrize("said", ["199 x", "600 x", "5711 x", "57 x", "abc x", "571x"])
+def test_what_is_no_reply_gives_451(run: Run, said: str) -> None:
+    assert relayed(run, "RCPT", said)[0].startswith("451 4.4.1")
+
+
+@pytest.mark.parametrize("said", ["571 5.7.1 blocked", "498 4.7.1 later", "299 2.0.0 ok"])
+def test_odd_reply_gives_451_if_syntax_is_strict(run: Run, said: str) -> None:
+    assert relayed(run, "RCPT", said, strict=True)[0].startswith("451 4.4.1")
+
+
 LONG = b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 16_384  # more than two sockets hold
 
 
