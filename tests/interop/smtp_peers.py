@@ -54,7 +54,8 @@ cyrus_sasl_config_path = /etc/postfix/sasl
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = /srv/certificate.pem
 smtpd_relay_restrictions = permit_sasl_authenticated reject_unauth_destination
-smtpd_recipient_restrictions = check_recipient_access inline:{ {blocked@example.test=571 5.7.1 Blocked} } permit
+smtpd_recipient_restrictions = check_recipient_access inline:{
+    {blocked@example.test=571 5.7.1 Blocked} {blocked@far.test=571 5.7.1 Blocked} } permit
 smtpd_recipient_limit = 20
 smtpd_hard_error_limit = 20
 smtpd_error_sleep_time = 0
@@ -237,7 +238,7 @@ define(`LOCAL_MAILER_ARGS', `sh /srv/deliver $u')
 MAILER(local)
 MAILER(smtp)
 """,
-        "access.txt": "To:blocked@example.test ERROR:5.7.1:571 Blocked\n",
+        "access.txt": "To:blocked@example.test ERROR:5.7.1:571 Blocked\nTo:blocked@far.test ERROR:5.7.1:571 Blocked\n",
         "deliver": "umask 022\ncat >$(mktemp -u /srv/mail/XXXXXXXXXX)\n",
         "etc/sasl2/Sendmail.conf": SASL,
         "service.switch": "hosts files\naliases files\n",

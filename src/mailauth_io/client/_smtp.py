@@ -254,7 +254,8 @@ class SmtpClient:
 
     async def _transaction(self, mail: smtp.Mail, recipients: list[smtp.Rcpt], body: Content) -> list[smtp.Reply]:
         """Return the final reply for each recipient."""
-        chunked = "CHUNKING" in self.extensions
+        # Postfix rejects a last chunk without data as the only one, which RFC 3030 section 2 allows.
+        chunked = body.size > 0 and "CHUNKING" in self.extensions
         before: list[Command] = [smtp.Rset()] if self._must_reset else []
         commands = [*before, mail, *recipients, *([] if chunked else [smtp.Data()])]
         replies: list[smtp.Reply] = []

@@ -71,6 +71,14 @@ def refused(
     assert peer.verbs().count("MAIL") == 1
 
 
+def test_message_without_content_is_sent_by_data() -> None:
+    """RFC 3030 section 2 allows a single chunk of 0 bytes, but some servers reject it."""
+    peer = sent(b"", offered=BDAT)
+    assert "DATA" in peer.verbs()
+    assert "BDAT" not in peer.verbs()
+    assert peer.messages == [b""]
+
+
 def letter(**fields: str) -> EmailMessage:
     """Return a message with these header fields (``resent_to`` is Resent-To)."""
     message = EmailMessage()
