@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import ACCEPT, Command, MessageChunk, NeedData, Question, Send, pop3, sasl, smtp
+from mailauth import ACCEPT, Command, MessageChunk, NeedData, Question, Send, Tls, pop3, sasl, smtp
 from mailauth._unchecked import new, slot_setters
 from mailauth.pop3.commands import Apop, ArgumentCommand, Pass, User, checked_list
 from tests.floor_plan import read
@@ -86,6 +86,25 @@ def test_a_login_command_equals_one_from_its_constructor(kind: type[ArgumentComm
 def test_a_list_command_equals_one_from_its_constructor() -> None:
     """A server answers LIST by itself, so there is no event of it."""
     assert checked_list(7) == pop3.List(number=7)
+
+
+TLS = Tls(version="TLSv1.3", channel_bindings={"tls-exporter": b"x"}, peer_certificate={"subject": ()})
+
+
+@pytest.mark.parametrize("tls", [None, TLS])
+@pytest.mark.parametrize("settings", [smtp.ServerSettings(strict_syntax=True), pop3.ServerSettings(strict_syntax=True)])
+def test_context_of_settings_equals_one_from_its_constructor(
+    settings: smtp.ServerSettings | pop3.ServerSettings, tls: Tls | None
+) -> None:
+    expected = sasl.Context.of(
+        tls,
+        nonce="17.4",
+        host_name=settings.host_name,
+        offered=settings.offered(tls),
+        scram_decoy=settings.scram_decoy,
+        strict_syntax=True,
+    )
+    assert settings.context("17.4", tls) == expected
 
 
 def test_only_the_unchecked_module_bypasses_constructors() -> None:

@@ -16,6 +16,7 @@ from .. import sasl
 from .._validators import check_integer, frozenset_of, integer, positive, tuple_of, value_of
 from ..errors import LocalProtocolError
 from ..events import NeedData, Tls
+from ..sasl.offer import checked_context
 from .replies import Reply
 from .states import State
 from .verbs import Verb, by_name
@@ -157,7 +158,7 @@ class ServerSettings:
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """Return the context from which a mechanism is created."""
-        return sasl.Context.of(
+        return checked_context(
             tls,
             nonce=nonce,
             host_name=self.host_name,

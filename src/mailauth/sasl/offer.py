@@ -9,6 +9,7 @@ from typing import Final, Self, TypeAlias
 
 import attrs
 
+from .._unchecked import new, slot_setters
 from .._validators import check_type, frozenset_of, value_of
 from ..errors import LocalProtocolError
 from ..events import Tls
@@ -106,6 +107,50 @@ class Context:
         """
         host = ".".join(filter(None, (_NOT_ATOM.sub("-", label).strip("-") for label in self.host_name.split("."))))
         return f"<{self.nonce}@{host or 'localhost'}>".encode("ascii")
+
+
+(
+    _set_nonce,
+    _set_host_name,
+    _set_tls,
+    _set_channel_bindings,
+    _set_peer_certificate,
+    _set_offered,
+    _set_scram_decoy,
+    _set_strict_syntax,
+) = slot_setters(
+    Context,
+    "nonce",
+    "host_name",
+    "tls",
+    "channel_bindings",
+    "peer_certificate",
+    "offered",
+    "scram_decoy",
+    "strict_syntax",
+)
+
+
+def checked_context(
+    tls: Tls | None,
+    *,
+    nonce: str,
+    host_name: str,
+    offered: Iterable[str],
+    scram_decoy: ScramDecoy | None,
+    strict_syntax: bool,
+) -> Context:
+    """Return what ``Context.of()`` returns for these values, which were validated: one is built for each login."""
+    context = new(Context)
+    _set_nonce(context, nonce)
+    _set_host_name(context, host_name)
+    _set_tls(context, tls is not None)
+    _set_channel_bindings(context, {} if tls is None else tls.channel_bindings)
+    _set_peer_certificate(context, None if tls is None else tls.peer_certificate)
+    _set_offered(context, frozenset(offered))
+    _set_scram_decoy(context, scram_decoy)
+    _set_strict_syntax(context, strict_syntax)
+    return context
 
 
 ServerFactory: TypeAlias = Callable[[Context], ServerMechanism]

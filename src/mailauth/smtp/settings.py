@@ -16,6 +16,7 @@ from .. import sasl
 from .._validators import frozenset_of, integer, positive, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, NeedData, Tls
+from ..sasl.offer import checked_context
 from ._grammar import check_domain
 from .commands import GenericCommand, Mail, MessageComplete, Rcpt
 from .content import ContentLimits
@@ -186,7 +187,7 @@ class ServerSettings:
 
     def context(self, nonce: str, tls: Tls | None) -> sasl.Context:
         """Return the context from which a mechanism is created."""
-        return sasl.Context.of(
+        return checked_context(
             tls,
             nonce=nonce,
             host_name=self.host_name,
