@@ -6,7 +6,6 @@ A grant is made after a successful login, before the +OK is sent.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import ClassVar, Final, assert_never
 
@@ -117,8 +116,9 @@ class Pop3Session(Session[pop3.ServerEvent]):
         try:
             return await self._maildrop.read(number, offset)
         except OSError as error:
-            if isinstance(error.filename, str | os.PathLike):
-                self._log_unreadable(Path(error.filename), error.strerror)
+            filename: object = error.filename
+            if isinstance(filename, str | Path):
+                self._log_unreadable(Path(filename), error.strerror)
             raise
 
     async def _update(self, deleted: frozenset[int]) -> Accept | pop3.Unavailable:
