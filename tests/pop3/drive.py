@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
+import attrs
+
 from mailauth import (
     ACCEPT,
     Action,
@@ -31,7 +33,13 @@ STRICT = pop3.ServerSettings(host_name="pop.example.test", stls=True)
 Event: TypeAlias = pop3.ServerEvent | Action
 
 
+strict_syntax = False
+"""Whether ``server()`` adds this setting; the fixture *syntax* sets it."""
+
+
 def server(settings: pop3.ServerSettings = OPEN, tls: Tls | None = None) -> pop3.ServerConnection:
+    if strict_syntax:
+        settings = attrs.evolve(settings, strict_syntax=True)
     return pop3.ServerConnection(settings, entropy=ENTROPY, tls=tls)
 
 

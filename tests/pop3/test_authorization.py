@@ -417,6 +417,7 @@ def test_auth_response_may_exceed_command_line_limit() -> None:
     assert [len(event.password) for event in events if isinstance(event, sasl.CheckPassword)] == [1000]
 
 
+@pytest.mark.usefixtures("tolerant")
 @pytest.mark.parametrize("blanks", [b" ", b" \t "])
 def test_blanks_at_the_end_of_a_response_are_accepted(blanks: bytes) -> None:
     """The same exchange as in SMTP."""

@@ -146,6 +146,7 @@ COMMON = st.one_of(
 )
 
 
+@pytest.mark.usefixtures("tolerant")
 @given(st.lists(COMMON, max_size=9), st.booleans(), st.sampled_from([2, 1000]))
 def test_fast_path_and_normal_path_give_same_events_and_data(lines: list[bytes], cut: bool, piece: int) -> None:
     """The events and bytes are the same with and without the fast path."""

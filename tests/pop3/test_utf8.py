@@ -154,6 +154,7 @@ def test_invalid_utf8_and_prohibited_characters_are_rejected(data: bytes, strict
     assert application.asked == []
 
 
+@pytest.mark.usefixtures("tolerant")
 @pytest.mark.parametrize("password", NOT_UTF8)
 def test_password_that_is_not_utf8_is_passed_on_as_received(password: bytes) -> None:
     """Old clients send Latin-1.  A name is still rejected."""
