@@ -9,7 +9,7 @@ that are repeated, moved or cut.  A finding is printed with its input, and the e
 * the events differ if the same bytes arrive one by one;
 * a command that strict syntax accepts is read in another way without it;
 * a mailbox that a server has accepted is read in another way by a strict server to which it is relayed;
-* content that is passed on has a bare CR, a bare LF or a NUL.
+* content that is accepted has a bare CR, a bare LF or a NUL.
 """
 
 from __future__ import annotations
@@ -205,9 +205,14 @@ def check_server(tolerant: Any, strict: Any, data: bytes) -> None:
         whole, single = serve(settings, data, 4_096), serve(settings, data, 1)
         if whole != single:
             raise Finding(f"other events if the bytes arrive one by one: {whole} and {single}")
+        content = b""
         for event in whole:
-            if isinstance(event, MessageChunk) and _BARE.search(event.data.removesuffix(b"\r")):
-                raise Finding(f"content with a bare CR, LF or NUL was passed on: {event}")
+            if isinstance(event, MessageChunk):
+                content = event.data
+            elif isinstance(event, smtp.MessageComplete) and _BARE.search(content):
+                raise Finding(f"content with a bare CR, LF or NUL was accepted: {content!r}")
+            elif isinstance(event, smtp.Data):
+                content = b""
             if isinstance(event, smtp.Mail | smtp.Rcpt):
                 check_relayed(event)
     compare_modes(tolerant, strict, data)

@@ -259,7 +259,7 @@ def test_a_reload_is_logged_as_information_and_a_problem_as_a_warning(
     kept = behind(MemoryAccounts(file=AccountsFile(file.path, clock=file.clock)))
 
     async def main() -> None:
-        async with server.serve(server.Config(smtp=0), kept) as ports:
+        async with server.serve(server.Config(smtp=0, mechanisms=()), kept) as ports:
             file.write("bob:{PLAIN}other\ncarol\n")
             await ports.reload()
 

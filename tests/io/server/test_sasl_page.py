@@ -28,8 +28,16 @@ def run_program(number: int) -> dict[str, Any]:
     return names
 
 
+def test_rule_for_the_next_mechanism_in_the_documentation_is_followed() -> None:
+    found = sasl.password_mechanisms("alice", b"wonderland", entropy=bytes(32), tls=None, clear_text=True)
+    scram, plain = (next(each for each in found if each.name == name) for name in ("SCRAM-SHA-256", "PLAIN"))
+    next_mechanisms = run_program(0)["next_mechanisms"]
+    assert next_mechanisms((scram, plain), scram, smtp.Reply(535, "5.7.8", "no"), 1) == (plain,)
+    assert next_mechanisms((scram, plain), scram, smtp.Reply(454, "4.7.0", "later"), 1) == ()
+
+
 def test_mechanisms_in_the_documentation_are_offered_with_their_prompt() -> None:
-    mechanisms = run_program(0)["mechanisms"]
+    mechanisms = run_program(1)["mechanisms"]
     settings = smtp.ServerSettings(mechanisms=mechanisms, scram_decoy=sasl.ScramDecoy(key=bytes(16)))
     assert settings.mechanisms.names == ("SCRAM-SHA-256", "PLAIN", "LOGIN")
     login = mechanisms.create("LOGIN", sasl.Context(nonce="n", host_name="mx.example", tls=True))
@@ -39,7 +47,7 @@ def test_mechanisms_in_the_documentation_are_offered_with_their_prompt() -> None
 @on_both_loops
 @by_both_protocols
 def test_token_store_in_the_documentation_accepts_its_tokens_only(run: Run, login: Login) -> None:
-    names = run_program(1)
+    names = run_program(2)
     owners = {hashlib.sha256(token).digest(): name for token, name in ((b"one", "alice"), (b"two", "bob"))}
     config, kept = names["settings"](names["TokenAccounts"](owners), server_context())
 
@@ -62,7 +70,7 @@ def test_token_store_in_the_documentation_accepts_its_tokens_only(run: Run, logi
 
 def test_plus_client_in_the_documentation_is_bound_to_the_connection() -> None:
     """A man in the middle has another certificate, so the same login fails through it."""
-    names = run_program(2)
+    names = run_program(3)
     authority().issue_cert("localhost").configure_cert(names["context"])
     here, there = layers(names["context"])
     keys = sasl.scram_keys(b"wonderland", salt=b"salt", iterations=4096, hash_name="sha256")
@@ -79,4 +87,4 @@ def test_plus_client_in_the_documentation_is_bound_to_the_connection() -> None:
 
 
 def test_every_program_is_run() -> None:
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4
