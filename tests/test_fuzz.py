@@ -27,7 +27,7 @@ def test_tolerance_that_changes_the_meaning_is_found(
 
     monkeypatch.setattr("mailauth.smtp.server.normalize", too_tolerant)
     assert fuzz.main(["--inputs", "500", "--seed", "7"]) == 1
-    assert capsys.readouterr().out.startswith("SMTP server: Finding: strict syntax reads ")
+    assert capsys.readouterr().out.startswith("SMTP server: Finding: ")
 
 
 def test_exception_in_a_parser_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
