@@ -340,6 +340,7 @@ set -a
 . ./environment
 . courier/authdaemonrc
 /usr/lib/courier/courier-authlib/authdaemond &
+until authtest alice >authtest.log 2>&1; do sleep 0.05; done
 /usr/lib/courier/courier/courierd &
 listen() { couriertcpd -address=127.0.0.1 -nodnslookup -noidentlookup -maxperip=99 -maxprocs=99 "$@"; }
 esmtpd="/usr/sbin/courieresmtpd"
