@@ -109,7 +109,7 @@ class _Call(Generic[*Ts, T]):
     def _start(self) -> None:
         with self._lock:
             if self._notify is not None:
-                raise RuntimeError("abandoned before it was started")  # nobody receives it
+                raise RuntimeError("abandoned before it was started")  # the waiter is gone, so this is dropped
             self._running = True
 
     def _end(self) -> None:
