@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 import attrs
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, ReadOnlyError
 from redis.retry import Retry
 
 from mailauth.addresses import grant_key
@@ -284,6 +284,14 @@ class RedisGrants:
         except redis.ConnectionError:
             self._redis = self._first  # if the node has failed, another one knows which replaced it
             raise
+        except redis.ResponseError as error:
+            if _is_read_only(error):
+                # The server was demoted in a failover, and keeps its connections.  The next call makes a new one, which
+                # reaches the new primary.  This one is not repeated, since its time is that of another clock.
+                for each in {client, self._first}:
+                    each.connection_pool.disconnect(inuse_connections=False)
+                self._redis = self._first
+            raise
 
     def _node(self, moved: Any) -> Any:
         """Use the cluster node that *moved* names from now on, and return its client.
@@ -327,6 +335,11 @@ class RedisGrants:
                 remaining = (expires - now) / _MICRO
                 grants.append(ActiveGrant(address=grant_key(address), identity=identity, remaining=remaining))
         return grants
+
+
+def _is_read_only(error: redis.ResponseError) -> bool:
+    """Return whether a replica refused a write.  Redis 7 replies READONLY; before, an error of the script quotes it."""
+    return isinstance(error, ReadOnlyError) or "READONLY" in str(error)
 
 
 def _pool(address: RedisAddress) -> redis.ConnectionPool:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Generator
 from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mailauth.addresses import grant_key
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
@@ -34,6 +34,8 @@ __all__ = [
     "access_problem",
     "check_file",
 ]
+
+_FileId: TypeAlias = tuple[int, int] | None
 
 BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
@@ -98,12 +100,10 @@ class SqliteGrants:
         self._max_grants = max_grants
         self._clock = clock
         self._executor = BoundedExecutor()
-        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # at most one for each thread
+        self._idle: queue.SimpleQueue[tuple[sqlite3.Connection, _FileId]] = queue.SimpleQueue()  # one for each thread
         self._closed = False
         try:
-            with _alone(path.parent):
-                _claim(path)
-                self._idle.put(_connect(path))
+            self._idle.put(self._open())
         except (OSError, sqlite3.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise GrantsError(f"cannot store grants in {path}: {access_problem(path) or reason}") from error
@@ -137,7 +137,7 @@ class SqliteGrants:
         self._closed = True
         with contextlib.suppress(queue.Empty):
             while True:
-                self._idle.get_nowait().close()
+                self._idle.get_nowait()[0].close()
 
     def _key(self, address: str) -> str:
         return str(self._grant_key(address))
@@ -219,9 +219,13 @@ class SqliteGrants:
     @contextlib.contextmanager
     def _connection(self) -> Generator[sqlite3.Connection]:
         try:
-            connection = self._idle.get_nowait()
+            connection, file = self._idle.get_nowait()
         except queue.Empty:
-            connection = _connect(self._path)
+            connection, file = self._open()
+        else:
+            if file != _file_id(self._path):
+                connection.close()  # the file was removed or replaced: no other process sees what is in it
+                connection, file = self._open()
         try:
             yield connection
         except BaseException:
@@ -230,7 +234,23 @@ class SqliteGrants:
         if self._closed:
             connection.close()
         else:
-            self._idle.put(connection)
+            self._idle.put((connection, file))
+
+    def _open(self) -> tuple[sqlite3.Connection, _FileId]:
+        """Return a connection to the file, which is created if it does not exist, and what identifies the file."""
+        with _alone(self._path.parent):
+            _claim(self._path)
+            file = _file_id(self._path)
+            return _connect(self._path), file
+
+
+def _file_id(path: Path) -> _FileId:
+    """Return the device and the inode of *path*; None if it does not exist."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import redis
 import trustme
 
 from mailauth.grants import Grant
+from mailauth_io.stores import redis_grants
 from mailauth_io.stores._bounded_executor import StoreTimeout
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import KEYS, RedisGrants
@@ -243,3 +244,55 @@ async def test_unresponsive_redis_raises_store_timeout(loop: loops.Loop, tmp_pat
         assert isinstance(await grants.find(HERE), Grant)
         assert await grants.find(REMOTE_ADDRESS) is None
         grants.close()
+
+
+@pytest.mark.parametrize("several", [False, True])
+@on_both_loops
+async def test_demoted_server_causes_a_new_connection(loop: loops.Loop, tmp_path: Path, several: bool) -> None:
+    """After a failover the address leads to the new primary, but the old one keeps its connections, as a replica."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    place = tmp_path / "redis.sock"
+    with redis_server(tmp_path / "old") as old, redis_server(tmp_path / "new") as new:
+        place.symlink_to(old.socket)
+        grants = RedisGrants(RedisAddress(path=str(place)), password=PASSWORD)
+        await grants.grant(HERE, "alice")
+        if several:
+            connections = [grants._redis.connection_pool.get_connection() for _ in range(3)]
+            for connection in connections:
+                grants._redis.connection_pool.release(connection)
+        with old.client as client:
+            client.replicaof("127.0.0.1", str(new.port))
+        place.unlink()
+        place.symlink_to(new.socket)
+        with pytest.raises(redis.ResponseError, match="read only"):
+            await grants.grant(REMOTE_ADDRESS, "bob")
+        for _ in range(3):
+            assert await grants.grant(REMOTE_ADDRESS, "bob") == 1
+        assert await grants.find(HERE) is None
+        assert await grants.find(REMOTE_ADDRESS) is not None
+        with new.client as client:
+            assert client.zcard(KEYS[0]) == 1
+        grants.close()
+
+
+@on_both_loops
+async def test_address_of_a_replica_raises_an_error_for_a_login(loop: loops.Loop, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
+        with server.client as client:
+            client.replicaof("127.0.0.1", "1")
+        for _ in range(2):
+            with pytest.raises(redis.ResponseError, match="read only"):
+                await grants.grant(HERE, "alice")
+        grants.close()
+
+
+def test_refused_write_is_recognized_in_the_replies_of_all_versions() -> None:
+    """Redis 7 replies with the code of its own, Redis 5 and 6 with an error of the script."""
+    text = (
+        "Error running script (call to f_2458): @user_script:12: -READONLY You can't write against a read only slave."
+    )
+    assert redis_grants._is_read_only(redis.ResponseError(text))
+    assert redis_grants._is_read_only(redis.ReadOnlyError("You can't write against a read only replica."))
+    assert not redis_grants._is_read_only(redis.ResponseError("OOM command not allowed when used memory > 'maxmemory'"))

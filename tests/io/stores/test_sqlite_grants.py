@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mailauth.grants import Grant
 from mailauth_io.stores import GrantsError
 from mailauth_io.stores.sqlite_grants import SqliteGrants, access_problem
 from tests.io import loops
@@ -212,10 +213,10 @@ async def test_lookup_does_not_wait_for_write_lock(loop: loops.Loop, opening: Op
 async def test_full_disk_prevents_new_grants_but_not_lookups(loop: loops.Loop, opening: Opening) -> None:
     grants = opening()
     await grants.grant(HERE, "alice")
-    connection = grants._idle.get()
+    connection, file = grants._idle.get()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
-    grants._idle.put(connection)
+    grants._idle.put((connection, file))
     with pytest.raises(sqlite3.OperationalError, match="full"):
         await grants.grant(REMOTE_ADDRESS, "bob" * 10_000)
     assert await grants.find(HERE) is not None
@@ -230,3 +231,52 @@ async def test_grant_after_deadline_raises_timeout_and_is_not_stored(loop: loops
     with pytest.raises(TimeoutError):
         await loop.in_thread(grants._grant, HERE, "alice", -1000.0)
     assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_removed_file_is_made_again_and_has_no_grants(loop: loops.Loop, opening: Opening) -> None:
+    """SQLite goes on with a removed file, which no other process sees: a grant in it could not be revoked."""
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    for path in opening.path.parent.iterdir():
+        path.unlink()
+    assert await grants.find(HERE) is None
+    assert stat.S_IMODE(opening.path.stat().st_mode) == 0o600
+    await grants.grant(REMOTE_ADDRESS, "bob")
+    assert await opening().find(REMOTE_ADDRESS) is not None
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@on_both_loops
+async def test_replaced_file_is_used_at_once(loop: loops.Loop, opening: Opening, moved: bool) -> None:
+    """Also if it takes the place of the old one, as after a backup was restored.  The files beside it stay."""
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    for path in opening.path.parent.iterdir():
+        path.rename(f"{path}.old") if moved else path.unlink()
+    other = opening()
+    await other.grant(HERE, "bob")
+    for _ in range(2):
+        found = await grants.find(HERE)
+        assert isinstance(found, Grant)
+        assert found.identity == "bob"
+    assert await other.revoke_address(HERE) == 1
+    assert await grants.find(HERE) is None
+    names = {path.name for path in opening.path.parent.iterdir() if path.suffix != ".old"}
+    assert names == {"grants.db", "grants.db-shm", "grants.db-wal"}
+
+
+@on_both_loops
+async def test_store_of_a_file_whose_directory_was_removed_fails_until_it_is_back(
+    loop: loops.Loop, opening: Opening
+) -> None:
+    folder = opening.path.parent / "folder"
+    folder.mkdir()
+    opening.path = folder / "grants.db"
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    away = folder.rename(f"{folder}.away")
+    with pytest.raises(FileNotFoundError):
+        await grants.find(HERE)
+    away.rename(folder)
+    assert await grants.find(HERE) is not None
