@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final
 
@@ -16,6 +15,7 @@ from .._event_loop import current_adapter
 from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ..logs import Event
+from ..stores.grants import boot_time
 from ._log import LOGGER
 from ._offer import clear_text_warning, login_problem, without_tls
 from ._state import ServerState
@@ -32,15 +32,16 @@ async def serve(
     config: Config,
     stores: Stores,
     *,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = boot_time,
     sleep: Callable[[float], Awaitable[None]] | None = None,
     on_error: OnError | None = None,
     interceptors: Iterable[Interceptor | InterceptorFunction] = (),
 ) -> AsyncGenerator[RunningServer]:
     """Run an SMTP and a POP3 server until the context exits, on asyncio or trio.
 
-    *clock* is a monotonic clock in seconds; the in-memory grant store uses it if *stores* has no grants.  *sleep*
-    is called with the seconds by which the reply to a failed login is delayed; the default is the loop's own sleep.
+    *clock* is a monotonic clock in seconds; on Linux the default also counts the time in which the system is suspended.
+    The in-memory grant store uses it if *stores* has no grants.  *sleep* is called with the seconds by which the reply
+    to a failed login is delayed; the default is the loop's own sleep.
     *on_error* is called with an exception that ended a session, or that an interceptor raised, and the Peer, after the
     exception was logged.  An interceptor with ``secrets=True`` that fails at a question of a login is reported as a
     RuntimeError that has only the class and the place of its exception.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -17,6 +18,16 @@ TIMEOUT: Final = 2.0
 
 MAX_SWEPT_PER_LOGIN: Final = 100
 """Maximum number of expired grants removed from a shared store at each login, so that no login takes long."""
+
+
+def boot_time() -> float:
+    """Return seconds of a monotonic clock that also counts the time in which the system is suspended, if there is one.
+
+    A grant must not last longer because the computer slept: meanwhile the address may have got another user.  On Linux
+    ``time.monotonic()`` stands still then.
+    """
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class GrantsError(Exception):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from ipaddress import IPv6Network
 
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
 
 from .._checks import check_function
-from .grants import ActiveGrant, make_table
+from .grants import ActiveGrant, boot_time, make_table
 
 
 class MemoryGrants:
     """Grants that are lost when the process ends.
 
-    The settings are those of GrantTable; an invalid one is a ValueError.  *clock* is monotonic, in seconds.
+    The settings are those of GrantTable; an invalid one is a ValueError.  *clock* is monotonic, in seconds; by
+    default it also counts the time in which the system is suspended (on Linux).
 
         grant_store = stores.MemoryGrants(lifetime=900.0, ipv6_prefix=64)
         await grant_store.grant("2001:db8::1", "alice")
@@ -29,7 +29,7 @@ class MemoryGrants:
         nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
         max_grants: int = MAX_GRANTS,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = boot_time,
     ) -> None:
         check_function("clock", clock)
         self._table = make_table(

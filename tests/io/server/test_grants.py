@@ -7,17 +7,18 @@ import ipaddress
 import logging
 import poplib
 import smtplib
+import time
 
 import pytest
 
-from mailauth.grants import Grant
+from mailauth.grants import LIFETIME, Grant
 from mailauth_io import server, stores
 from mailauth_io.logs import Event
 from mailauth_io.server import _grant_service
 from mailauth_io.server._grant_service import MANY_IDENTITIES, GrantService
 from tests.io import loops
 from tests.io.grant_stores import on_both_loops as on_each_loop
-from tests.io.server_support import PASSWORD, Run, Served, accounts, meet, on_both_loops
+from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts, meet, on_both_loops
 
 
 def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, object]]:
@@ -97,6 +98,38 @@ def test_grant_of_a_dual_stack_client_is_for_one_of_its_addresses(run: Run) -> N
         grants=stores.MemoryGrants(),
     )
     meet(run, client, kept=kept, hosts=("127.0.0.1", "::1"), legacy=True)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock counts the time of a suspended system")
+@pytest.mark.parametrize("grants", [None, stores.MemoryGrants()], ids=["default", "own"])
+@on_both_loops
+def test_grant_expires_while_the_system_is_suspended(
+    run: Run, monkeypatch: pytest.MonkeyPatch, grants: stores.Grants | None
+) -> None:
+    """The address may have another user when the computer wakes up.  ``time.monotonic()`` has not advanced."""
+    slept = [0.0]
+    read = time.clock_gettime
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda number: read(number) + (slept[0] if number == time.CLOCK_BOOTTIME else 0)
+    )
+
+    def client(served: Served) -> None:
+        served.log_in("pop3").quit()
+        slept[0] += 0.9 * LIFETIME
+        assert served.may_relay()
+        slept[0] += 0.2 * LIFETIME
+        assert not served.may_relay()
+        served.log_in("pop3").quit()
+        assert served.may_relay()
+
+    async def main() -> None:
+        outbox = stores.MemoryOutbox()
+        kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox, grants=grants)
+        config = server.Config(smtp=0, pop3=0, domains=("example.test",), legacy=True)
+        async with server.serve(config, kept) as ports:
+            await loops.current().in_thread(client, Served(ports=ports, stores=kept, outbox=outbox, clock=Clock()))
+
+    run(main)
 
 
 @on_each_loop
