@@ -16,6 +16,7 @@ RCPT: Final = smtp.Rcpt(forward_path=smtp.Mailbox("c", "d"))
 DATA: Final = smtp.Data()
 COMPLETE: Final = smtp.MessageComplete()
 CHUNK: Final = MessageChunk(data=b"x\r\n")
+HELLO: Final = smtp.Hello(domain="c.test")
 STRICT: Final = smtp.ClientSettings(strict_syntax=True)
 ALICE: Final = sasl.PlainClient(authentication_identity="alice", password=b"correct horse")
 
@@ -31,6 +32,76 @@ def violates(session: Session, data: bytes) -> None:
 def codes(session: Session) -> list[tuple[str | None, int]]:
     """The verb and the code of each reply."""
     return [(getattr(event.command, "verb", None), event.reply.code) for event in session.of(smtp.ReplyReceived)]
+
+
+# Replies that begin positive and end in a refusal
+
+BLOCKED: Final = smtp.Reply(521, "", "mx.test ESMTP\n5.7.1 blocked")
+
+
+def test_greeting_that_becomes_a_refusal_is_one() -> None:
+    """As Postfix sends it: postscreen says ``220-`` to detect clients that do not wait, and then 521."""
+    for pieces in each_cut(b"220-mx.test ESMTP\r\n521 5.7.1 blocked\r\n"):
+        session = call(*pieces)
+        assert session.events == [smtp.ReplyReceived(command=None, reply=BLOCKED)]
+        assert session.client.is_open
+
+
+def test_greeting_that_becomes_421_ends_the_session() -> None:
+    session = call(b"220-mx.test ESMTP\r\n421 4.3.2 too busy\r\n")
+    assert codes(session) == [(None, 421)]
+    assert not session.client.is_open
+
+
+@pytest.mark.parametrize("hello", [HELLO, smtp.Hello(domain="c.test", extended=False)], ids=["EHLO", "HELO"])
+def test_reply_to_ehlo_that_becomes_a_refusal_is_one(hello: smtp.Hello) -> None:
+    """As servers send it that list their extensions before they ask their own rules.  None of them is offered."""
+    session = (
+        call(b"220 mx.test\r\n")
+        .send(hello)
+        .receive(b"250-mx.test\r\n250-STARTTLS\r\n550-5.7.1 not\r\n550 5.7.1 you\r\n")
+    )
+    assert codes(session) == [(None, 220), (hello.verb, 550)]
+    assert session.client.extensions == {}
+    assert session.forget().send(hello).receive(b"250 mx.test\r\n").of(smtp.ReplyReceived)[-1].reply.code == 250
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"521-no\r\n220 yes\r\n",
+        b"220-a\r\n521-b\r\n220 c\r\n",
+        b"220-a\r\n250 b\r\n",
+        b"220-a\r\n354 b\r\n",
+        b"354-a\r\n521 b\r\n",
+        b"451-a\r\n550 b\r\n",
+        b"550-a\r\n451 b\r\n",
+        b"220-a\r\n521-b\r\n554 c\r\n",
+    ],
+)
+def test_other_mixtures_of_codes_are_an_error(said: bytes) -> None:
+    """It is not clear what the server means, or whether to try again."""
+    violates(call(), said)
+
+
+@pytest.mark.parametrize("command", [MAIL, smtp.Noop(), smtp.Rset(), smtp.StartTls(), smtp.Quit()])
+def test_reply_to_another_command_has_one_code(command: Command) -> None:
+    """The server may have accepted mail, or have begun TLS."""
+    violates(greeted("STARTTLS").send(command), b"250-a\r\n550 b\r\n")
+
+
+def test_reply_to_a_message_or_login_has_one_code() -> None:
+    session = greeted().send(MAIL).receive(b"250 ok\r\n").send(RCPT).receive(b"250 ok\r\n")
+    session.send(DATA).receive(b"354 go\r\n").send(CHUNK, COMPLETE)
+    violates(session, b"250-a\r\n550 b\r\n")
+    session = greeted("AUTH PLAIN")
+    session.client.authenticate(ALICE)
+    violates(session.pull(), b"235-a\r\n535 b\r\n")
+
+
+def test_strict_client_rejects_a_reply_with_two_codes() -> None:
+    violates(call(settings=STRICT), b"220-mx.test ESMTP\r\n521 5.7.1 blocked\r\n")
+    violates(call(b"220 mx.test\r\n", settings=STRICT).send(HELLO), b"250-mx.test\r\n550 no\r\n")
 
 
 # Reply codes outside the grammar

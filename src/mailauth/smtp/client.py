@@ -306,7 +306,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
         except Malformed:
             raise self._malformed_reply(line) from None
         lines = self._lines
-        if lines and code != self._code:
+        if lines and code != self._code and not self._becomes_refusal(code):
             raise RemoteProtocolError("the lines of a reply have different codes")
         self._code = code
         lines.append(text)
@@ -321,6 +321,17 @@ class ClientConnection(ClientMachine[ClientEvent]):
         self._lines = []
         self._reply_size = 0
         return join_lines(code, lines)
+
+    def _becomes_refusal(self, code: int) -> bool:
+        """Return whether the reply, positive so far, becomes a refusal with *code*.
+
+        Some servers begin a reply before they know it: postscreen of Postfix sends ``220-`` to detect clients that do
+        not wait, then ``521`` to those that it blocks.  It is clear in the greeting and in the reply to EHLO, which
+        accept neither mail nor a login; elsewhere the codes must be the same (RFC 5321 section 4.2.1).
+        """
+        if self._strict_syntax or not (self._code < 300 and code >= 400):
+            return False
+        return self._state is State.GREETING or (bool(self._unanswered) and isinstance(self._unanswered[0], Hello))
 
     def _take(self, reply: Reply) -> ClientEvent | None:
         """Process a complete reply, and return its event if the application gets one."""
