@@ -117,8 +117,8 @@ class Pop3Client:
 
     async def listing(self) -> tuple[Listed, ...]:
         """Return all messages that are not deleted, with their sizes and unique-ids."""
-        sizes = [_pair(line, "LIST") for line in (await self._succeed(pop3.List())).lines or ()]
-        unique_ids = dict(_pair(line, "UIDL") for line in (await self.execute(pop3.Uidl())).lines or ())
+        sizes = _pairs(await self._succeed(pop3.List()), "LIST")
+        unique_ids = dict(_pairs(await self.execute(pop3.Uidl()), "UIDL"))
         return tuple(
             Listed(number=number, size=_number(size, "LIST"), unique_id=unique_ids.get(number))
             for number, size in sizes
@@ -222,14 +222,19 @@ class Pop3Client:
             await self._session.log_in(login)
 
 
+def _pairs(reply: pop3.Reply, verb: str) -> list[tuple[int, str]]:
+    """Return the first two words of each line of a scan listing or unique-id listing (RFC 1939 sections 5 and 7).
+
+    Some servers align the words with several blanks or tabs, and some begin the listing with an empty line.
+    """
+    return [_pair(line, verb) for line in reply.lines or () if line.strip()]
+
+
 def _pair(line: str, verb: str) -> tuple[int, str]:
-    number, _, value = line.strip().partition(" ")
-    value = value.split(" ")[0]
-    if not value:
+    words = line.split()
+    if len(words) < 2 or not (number := _number(words[0], verb)):
         raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
-    if not (first := _number(number, verb)):
-        raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
-    return first, value
+    return number, words[1]
 
 
 def _number(text: str, verb: str) -> int:

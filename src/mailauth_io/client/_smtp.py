@@ -27,7 +27,6 @@ from .errors import (
 
 Address: TypeAlias = str | smtp.Mailbox
 _PORTS: Final[Mapping[TlsMode, int]] = {"implicit": 465, "starttls": 587, "none": 25}
-_NO_EHLO: Final = (500, 501, 502, 504, 550)
 _DOMAIN: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _GROUP: Final = 100
 """Recipients that are sent before their replies are read: fewer bytes than a socket holds, in both directions."""
@@ -370,8 +369,14 @@ class SmtpClient:
         """Send EHLO, or HELO to a server that does not know EHLO.  Raises ServerRejected if both are rejected."""
         domain = client_name or _client_name()
         reply = await self.execute(smtp.Hello(domain=domain))
-        if reply.code in _NO_EHLO:  # RFC 5321 section 4.1.4
-            reply = await self.execute(smtp.Hello(domain=domain, extended=False))
+        if reply.code // 10 == 50 or reply.code == 550:  # RFC 5321 section 4.1.4; some old servers reply 503
+            refusal = reply
+            try:
+                reply = await self.execute(smtp.Hello(domain=domain, extended=False))
+            except ConnectionFailed:
+                reply = refusal  # it says why the server has closed the connection
+            if reply.code == 421:
+                reply = refusal
         self._check(reply, "EHLO")
 
     async def authenticate(

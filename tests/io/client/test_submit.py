@@ -114,6 +114,59 @@ def test_session_rejected_before_the_transaction_is_an_error(
     assert found.value.reply.code == code
 
 
+@on_both_loops
+@pytest.mark.parametrize("code", [500, 501, 502, 503, 504, 550])
+def test_helo_is_sent_if_ehlo_is_rejected(run: Run, code: int) -> None:
+    """RFC 5321 section 4.1.4; a server without EHLO that waits for HELO may reply 503."""
+    found: list[list[int]] = []
+
+    async def main() -> None:
+        async with client.smtp_client(host="127.0.0.1", port=peer.port, tls="none", timeout=TIMEOUT) as connected:
+            assert connected.extensions == {}
+            found.append(codes(await connected.send(MESSAGE, ALICE, [BOB])))
+
+    with smtp_server({"EHLO": b"%d no\r\n" % code}) as peer:
+        run(main)
+    assert found == [[250]]
+    assert peer.verbs()[:3] == ["EHLO", "HELO", "MAIL"]
+
+
+@on_both_loops
+@pytest.mark.parametrize("code", [421, 450, 451, 521, 530, 554, 571])
+def test_helo_is_not_sent_if_the_client_is_rejected(run: Run, code: int) -> None:
+    """If HELO were accepted then, a missing extension would be reported in place of the reason."""
+    with (
+        smtp_server({"EHLO": b"%d no\r\n" % code}) as peer,
+        pytest.raises(client.ServerRejected, match=f"rejected EHLO: {code} no"),
+    ):
+        run(lambda: submit_to(peer))
+    assert "HELO" not in peer.verbs()
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("helo", "reason"),
+    [
+        (b"501 5.5.4 invalid name\r\n", "501 5.5.4 invalid name"),
+        (b"450 4.7.1 name not found\r\n", "450 4.7.1 name not found"),
+        (b"421 4.7.0 bye\r\n", "550 5.7.1 you are blocked"),
+        (End(), "550 5.7.1 you are blocked"),
+        (b"what?\r\n", "550 5.7.1 you are blocked"),
+    ],
+    ids=["rejected", "later", "421", "closed", "garbled"],
+)
+def test_reason_of_a_rejected_ehlo_is_reported_if_helo_gets_none(run: Run, helo: bytes | End, reason: str) -> None:
+    with pytest.raises(client.ServerRejected, match=f"rejected EHLO: {reason}"):
+        submit(run, {"EHLO": b"550 5.7.1 you are blocked\r\n", "HELO": helo})
+
+
+@on_both_loops
+def test_greeting_that_becomes_a_refusal_is_reported(run: Run) -> None:
+    """postscreen of Postfix sends it to a client that it blocks."""
+    with pytest.raises(client.ServerRejected, match=r"rejected the connection: 521 mx\.test ESMTP 5\.7\.1 blocked"):
+        submit(run, {"GREETING": b"220-mx.test ESMTP\r\n521 5.7.1 blocked\r\n"})
+
+
 GOING_DOWN = b"421 4.3.2 going down\r\n"
 
 
