@@ -67,7 +67,11 @@ class ScriptedHop:
     extensions: tuple[str, ...] = ("PIPELINING", "8BITMIME")
     after_message: bytes = b""
     """Sent together with the reply to a message."""
+    greeting: bytes = b"220 far.test ESMTP\r\n"
+    """If it is empty or a rejection, the connection is closed after it."""
+    host: str = "127.0.0.1"
     port: int = 0
+    """0: any free port, which is then set here."""
     clear: list[bytes] = attrs.field(factory=list)
     """The clear text received on each connection, without TLS handshakes."""
     inside: list[bytes] = attrs.field(factory=list)
@@ -86,7 +90,7 @@ class ScriptedHop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server((self.host, self.port)) as listener:
             self.port = listener.getsockname()[1]
             thread = threading.Thread(target=self._accept, args=(listener,))
             thread.start()
@@ -118,8 +122,9 @@ class ScriptedHop:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         self._newest = connection
-        connection.sendall(b"220 far.test ESMTP\r\n")
-        self._talk(connection, self.clear, number)
+        connection.sendall(self.greeting)
+        if self.greeting.startswith(b"2"):
+            self._talk(connection, self.clear, number)
 
     def _talk(self, connection: socket.socket, heard: list[bytes], number: int) -> None:
         with connection.makefile("rb") as lines:

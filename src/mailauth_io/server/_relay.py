@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
+import attrs
 from anyio import fail_after
 
 from mailauth import (
@@ -54,6 +55,10 @@ _TRUST_HINT: Final = "use --relay-ca FILE, or the ssl_context of NextHop, to tru
 _NAME_HINT: Final = "use a host name for the relay that is in the certificate"
 _UNBOUND_HINT: Final = "--relay-mechanism SCRAM-SHA-256, or mechanism= of NextHop"
 
+_TOO_MANY_RECIPIENTS: Final = (552, "5.5.3")
+"""An old code for a temporary failure: the client should send the rest in another transaction (RFC 5321 section
+4.5.3.1.10).  Without the enhanced status code, 552 may mean that the mailbox is full."""
+
 _SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
 """Reply codes that report a problem with this server's commands or login, not with the mail.  They must not cause a
 bounce."""
@@ -89,6 +94,7 @@ class RelayConnection:
         "_client",
         "_clock",
         "_connection",
+        "_has_recipient",
         "_hop",
         "_host_name",
         "_mail",
@@ -111,6 +117,7 @@ class RelayConnection:
         self._mail: smtp.Mail | None = None  # the transaction of the last recipient
         self._open: smtp.Mail | None = None  # the transaction open at the next hop: that one or an earlier one
         self._seven_bits = False  # that transaction was declared as 8BITMIME, which the next hop does not offer
+        self._has_recipient = False  # that transaction has an accepted recipient
         self.refusal: smtp.Reply | None = None
         """The reply that rejects every remote recipient of that transaction, or None."""
 
@@ -144,7 +151,12 @@ class RelayConnection:
                 reply = await self._ask_about_mail(smtp.Rcpt(forward_path=path))
         except _FAILURES as error:
             return self._fail_transaction(error)
-        return ACCEPT if reply.positive else _client_reply(reply)
+        if reply.positive:
+            self._has_recipient = True
+            return ACCEPT
+        if self._has_recipient and (reply.code, reply.enhanced_status_code) == _TOO_MANY_RECIPIENTS:
+            return _client_reply(attrs.evolve(reply, enhanced_status_code="4.5.3"), code=452)
+        return _client_reply(reply)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Send the message to the next hop; return when it has replied 250.
@@ -213,6 +225,7 @@ class RelayConnection:
         if not reply.positive:
             return _client_reply(reply)
         self._open = mail
+        self._has_recipient = False
         return None
 
     async def _reset(self) -> None:
@@ -247,19 +260,7 @@ class RelayConnection:
     async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
-        machine = None
-
-        def build(tls: Tls | None) -> smtp.ClientConnection:
-            nonlocal machine
-            settings = smtp.ClientSettings(tls_required=hop.needs_tls, strict_syntax=hop.strict_syntax)
-            machine = smtp.ClientConnection(settings, tls=tls)
-            return machine
-
-        connection = await self._open_connection(build)
-        assert machine is not None
-        self._connection = connection
-        self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
-        await client.start(client_name=self._host_name)
+        client, connection = await self._begin_session()
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
             if await self._start_tls(client):
                 await client.hello(self._host_name)
@@ -315,27 +316,49 @@ class RelayConnection:
             text += f"; if the relay does not support channel binding ({bindings}), use {_UNBOUND_HINT}"
         return _ConnectionLost(text)
 
-    async def _open_connection(
-        self, build: Callable[[Tls | None], smtp.ClientConnection]
-    ) -> AsyncClientConnection[smtp.ClientEvent]:
-        """Connect to the first address of the next hop that accepts the connection.  Raises the error of the last."""
+    async def _begin_session(self) -> tuple[SmtpClient, AsyncClientConnection[smtp.ClientEvent]]:
+        """Connect, receive the greeting and send EHLO, at the first address of the next hop with which this succeeds.
+
+        The addresses may belong to different servers, of which one is down for a while (RFC 5321 section 5.1).  If it
+        succeeds with none, raise the error of the last, or the first rejection if there is one: it says more.
+        """
         hop = self._hop
-        limits = Limits(connect_timeout=hop.timeouts.connect)
-        failure: OSError | None = None
+        failure: Exception | None = None
         for address in await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient):
             try:
-                return await current_adapter().connect(
-                    build,
-                    address,
-                    hop.port,
-                    ssl_context=hop.ssl_context,
-                    implicit_tls=hop.implicit_tls,
-                    server_hostname=hop.host.removesuffix("."),  # certificates have no dot at the end
-                    limits=limits,
-                )
-            except OSError as error:
-                failure = error
+                connection, machine = await self._open_connection(address)
+                self._connection = connection
+                self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
+                await client.start(client_name=self._host_name)
+            except (OSError, ClientError, RemoteProtocolError) as error:
+                self._abort()
+                if not isinstance(failure, ServerRejected):
+                    failure = error
+            else:
+                return client, connection
         raise failure or OSError(f"no address found for {hop.host}")
+
+    async def _open_connection(
+        self, address: str
+    ) -> tuple[AsyncClientConnection[smtp.ClientEvent], smtp.ClientConnection]:
+        hop = self._hop
+        machines: list[smtp.ClientConnection] = []
+
+        def build(tls: Tls | None) -> smtp.ClientConnection:
+            settings = smtp.ClientSettings(tls_required=hop.needs_tls, strict_syntax=hop.strict_syntax)
+            machines.append(smtp.ClientConnection(settings, tls=tls))
+            return machines[0]
+
+        connection = await current_adapter().connect(
+            build,
+            address,
+            hop.port,
+            ssl_context=hop.ssl_context,
+            implicit_tls=hop.implicit_tls,
+            server_hostname=hop.host.removesuffix("."),  # certificates have no dot at the end
+            limits=Limits(connect_timeout=hop.timeouts.connect),
+        )
+        return connection, machines[0]
 
     async def _start_tls(self, client: SmtpClient) -> bool:
         """Send STARTTLS; return whether TLS is active now.  Raises _StartTlsFailed if the connection is lost."""

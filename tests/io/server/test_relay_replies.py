@@ -83,6 +83,67 @@ def test_odd_reply_gives_451_if_syntax_is_strict(run: Run, said: str) -> None:
     assert relayed(run, "RCPT", said, strict=True)[0].startswith("451 4.4.1")
 
 
+SECOND = "edward@far.test"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "passed_on"),
+    [
+        (None, "552 5.5.3 too many recipients", "452 4.5.3 too many recipients"),
+        (None, "552-5.5.3 limit\r\n552 5.5.3 reached", "452 4.5.3 limit reached"),
+        (None, "452 4.5.3 too many recipients", "452 4.5.3 too many recipients"),
+        (None, "552 5.2.2 mailbox full", "552 5.2.2 mailbox full"),
+        (None, "552 too much", "552 5.0.0 too much"),
+        (None, "550 5.5.3 too many recipients", "550 5.5.3 too many recipients"),
+        ("550 5.1.1 unknown", "552 5.5.3 too many recipients", "552 5.5.3 too many recipients"),
+    ],
+)
+def test_old_code_for_too_many_recipients_is_temporary(
+    run: Run, first: str | None, second: str, passed_on: str
+) -> None:
+    """RFC 5321 section 4.5.3.1.10: the client sends the rest in another transaction.
+
+    Without an accepted recipient there is no rest: the next transaction would fail in the same way.
+    """
+    replies = {"RCPT 1": first, "RCPT 2": second}
+    hop = CountingHop(replies={key: f"{said}\r\n".encode() for key, said in replies.items() if said is not None})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR, SECOND)[:2] == [first or "250 2.1.5 recipient ok", passed_on]
+
+    with hop.listening():
+        run(lambda: relay_to(hop.port, client, **IN_CLEAR))
+
+
+def test_limit_of_recipients_is_temporary_in_each_transaction_with_a_recipient(run: Run) -> None:
+    """The accepted recipient of one transaction does not count for the next."""
+    said = b"552 5.5.3 too many recipients\r\n"
+    hop = CountingHop(replies={"RCPT 2": said, "RCPT 3": said})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, FAR, SECOND)
+            assert replies[1] == "452 4.5.3 too many recipients"
+            assert replies[2].startswith("250 2.0.0 queued")
+            assert send(smtp, FAR, SECOND)[:2] == ["552 5.5.3 too many recipients", "250 2.1.5 recipient ok"]
+
+    with hop.listening():
+        run(lambda: relay_to(hop.port, client, **IN_CLEAR))
+
+
+class CountingHop(ScriptedHop):
+    """A next hop with replies to single recipients: ``RCPT 2`` is the second of all connections."""
+
+    rcpts = 0
+
+    def _reply(self, key: str) -> bytes:
+        if key == "RCPT":
+            self.rcpts += 1
+            key = f"RCPT {self.rcpts}"
+        return super()._reply(key)
+
+
 LONG = b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 16_384  # more than two sockets hold
 
 
