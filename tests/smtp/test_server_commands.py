@@ -10,6 +10,7 @@ import pytest
 from mailauth import CloseReason, LocalProtocolError, Tls, sasl, smtp
 from tests.smtp.drive import IN_CLEAR, ready, serve
 
+EHLO_FIRST = "send EHLO or HELO first, also after STARTTLS"
 TRANSACTION = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n"
 AFTER = (
     *(b"DATA\r\n.\r\n", b"RCPT TO:<x@y>\r\nDATA\r\n.\r\n", b"MAIL FROM:<x@y>\r\n"),
@@ -36,18 +37,39 @@ AFTER = (
 )
 def test_command_out_of_order_is_503_and_changes_nothing(before: bytes, command: bytes) -> None:
     """RFC 5321 section 4.1.4: the session then continues as one that never received the command."""
+    reply = smtp.Reply(503, "5.5.1", "bad sequence of commands" if before else EHLO_FIRST)
     before = before or b"NOOP\r\n"
-    reply = smtp.Reply(503, "5.5.1", "bad sequence of commands")
     for after in AFTER:
         session, other = serve(before), serve(before)
         session.forget().receive(command + b"\r\n")
-        assert session.lines == ["503 5.5.1 bad sequence of commands"]
+        assert session.lines == [str(reply)]
         assert session.events == [
             smtp.CommandRejected(verb=command.split()[0].decode("ascii"), line=command, reply=reply)
         ]
         session.forget().receive(after)
         other.forget().receive(after)
         assert (session.data, session.events) == (other.data, other.events)
+
+
+@pytest.mark.parametrize("command", [b"MAIL FROM:<a@b>", b"AUTH PLAIN AHRlc3QAMTIzNA=="])
+def test_reply_to_a_command_after_starttls_says_that_ehlo_is_missing(command: bytes) -> None:
+    """RFC 3207 section 4.2: the server has discarded the first EHLO.  Many clients do not send another."""
+    session = serve(b"EHLO c\r\n", b"STARTTLS\r\n", settings=smtp.ServerSettings(starttls=True)).forget()
+    assert session.receive(command + b"\r\n").lines == [f"503 5.5.1 {EHLO_FIRST}"]
+    assert session.receive(b"EHLO c\r\nMAIL FROM:<a@b>\r\n").codes[-1] == 250
+
+
+@pytest.mark.parametrize("before", [b"HELO c\r\n", b"EHLO c\r\nHELO c\r\n"])
+def test_login_after_helo_is_allowed(before: bytes) -> None:
+    """Printers and cameras send AUTH after HELO, which lists no mechanism; some send EHLO and then HELO."""
+    session = serve(before).receive(b"AUTH LOGIN\r\n").receive(b"dGVzdA==\r\n").receive(b"MTIzNA==\r\n")
+    assert session.codes[-3:] == [334, 334, 235]
+    assert session.of(sasl.Authenticated)
+
+
+def test_reply_of_lmtp_names_lhlo() -> None:
+    session = serve(settings=smtp.ServerSettings(lmtp=True)).forget()
+    assert session.receive(b"MAIL FROM:<a@b>\r\n").lines == ["503 5.5.1 send LHLO first, also after STARTTLS"]
 
 
 @pytest.mark.parametrize("hello", [b"EHLO c", b"HELO c"])

@@ -209,10 +209,19 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._ascii_line = line.isascii()
         return self._handle_command(row, command, line)
 
+    def _out_of_sequence(self) -> Reply:
+        """Return the reply to a command that is not allowed in this state.
+
+        Many clients forget EHLO after STARTTLS (RFC 3207 section 4.2), so the reply says what is missing.
+        """
+        if self._state is not State.CONNECTED:
+            return _standard_replies.BAD_SEQUENCE
+        return _standard_replies.LHLO_NEEDED if self._settings.lmtp else _standard_replies.EHLO_NEEDED
+
     def _handle_command(self, row: Verb[Any], command: Command, line: bytes | re.Match[bytes]) -> ServerEvent | None:
         refusal: Reply | None = None
         if self._state not in row.states:
-            refusal = _standard_replies.BAD_SEQUENCE
+            refusal = self._out_of_sequence()
         elif self._tls is None and not row.before_tls and self._settings.tls_required:
             refusal = _standard_replies.TLS_REQUIRED
         elif row.check is not None:
