@@ -52,7 +52,7 @@ class _Timekeeper:
             for stream in self.streams:
                 if stream.due <= now:
                     stream.expire()
-                elif stream.due < soonest:
+                if stream.due < soonest:
                     soonest = stream.due
             self._next = max(soonest, now + self.RESOLUTION)
             with trio.CancelScope(deadline=self._next) as self._scope:
@@ -139,8 +139,11 @@ class _Stream(Stream):
             self.due = self.extend_deadline(self.due, sent)
 
     def expire(self) -> None:
-        """End the pending wait: its deadline has passed."""
-        self.due = math.inf
+        """End the pending wait: its deadline has passed.
+
+        A write that is between two calls of send() is not waiting.  So the deadline stays until the wait has ended, and
+        the timekeeper calls this again if the write then waits and its deadline has still passed.
+        """
         self._expired = True
         self._interrupt_wait()
 

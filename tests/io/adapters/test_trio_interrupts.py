@@ -97,3 +97,22 @@ def test_aborted_read_returns_the_end_of_the_stream() -> None:
         assert await stream.read(FAR) == b""
 
     run(test)
+
+
+def test_deadline_that_passes_between_two_sends_ends_the_write() -> None:
+    """After each send trio lets other tasks run.  The write does not wait for the socket then."""
+
+    async def test(stream: _Stream, theirs: socket.socket) -> None:
+        sending = stream._socket.send
+
+        async def send(data: bytes) -> int:
+            sent = await sending(data)
+            await trio.sleep(stream.limits.write_timeout + 1.0)
+            return sent
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stream._socket, "send", send)
+            with trio.fail_after(FAR), pytest.raises(TimeoutError):
+                await stream.write_all(bytes(1_000_000))
+
+    run(test)
