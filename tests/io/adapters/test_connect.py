@@ -34,6 +34,7 @@ def full_backlog() -> Iterator[int]:
 def silent() -> Iterator[socket.socket]:
     """A server that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
         yield listener
 
 
@@ -61,28 +62,40 @@ async def test_silent_handshake_raises_timeout_error_and_closes_the_socket(loop:
     with silent() as listener:
         with pytest.raises(TimeoutError):
             await connect(loop, listener, Limits(handshake_timeout=0.05))
-        await peer_is_closed(listener)
+        await peer_is_closed(loop, listener)
 
 
 @on_both_loops
 async def test_cancelled_connect_closes_the_socket(loop: loops.Loop) -> None:
     """It is cancelled in the handshake."""
     with silent() as listener:
-        with anyio.move_on_after(0.05) as scope:
-            await connect(loop, listener, Limits())
-        assert scope.cancelled_caught
-        await peer_is_closed(listener)
+
+        def handshake_begins() -> socket.socket:
+            connection, _ = listener.accept()
+            connection.settimeout(20)
+            assert connection.recv(1)
+            return connection
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connect, loop, listener, Limits())
+            connection = await loop.in_thread(handshake_begins)
+            tasks.cancel_scope.cancel()
+        await loop.in_thread(read_to_end, connection)
 
 
-async def peer_is_closed(listener: socket.socket) -> None:
+def read_to_end(connection: socket.socket) -> None:
+    """Check that the client closes *connection*."""
+    with connection, contextlib.suppress(ConnectionError):  # closed with a reset
+        while connection.recv(4096):
+            pass
+
+
+async def peer_is_closed(loop: loops.Loop, listener: socket.socket) -> None:
     """Check that the client of the waiting connection has closed it."""
 
-    def read_all() -> None:
+    def accept_and_read() -> None:
         connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(20)
-            with contextlib.suppress(ConnectionError):  # closed with a reset
-                while connection.recv(4096):
-                    pass
+        connection.settimeout(20)
+        read_to_end(connection)
 
-    await anyio.to_thread.run_sync(read_all)
+    await loop.in_thread(accept_and_read)
