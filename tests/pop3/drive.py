@@ -22,6 +22,7 @@ from mailauth import (
     pop3,
     sasl,
 )
+from tests import both_modes
 
 ENTROPY = bytes(range(32))
 TLS = Tls(version="TLSv1.3")
@@ -33,12 +34,8 @@ STRICT = pop3.ServerSettings(host_name="pop.example.test", stls=True)
 Event: TypeAlias = pop3.ServerEvent | Action
 
 
-strict_syntax = False
-"""Whether ``server()`` adds this setting; the fixture *syntax* sets it."""
-
-
 def server(settings: pop3.ServerSettings = OPEN, tls: Tls | None = None) -> pop3.ServerConnection:
-    if strict_syntax:
+    if both_modes.strict:
         settings = attrs.evolve(settings, strict_syntax=True)
     return pop3.ServerConnection(settings, entropy=ENTROPY, tls=tls)
 

@@ -255,3 +255,9 @@ def test_commands_after_quit_are_ignored() -> None:
     events = talk(connection, application, b"DELE 1\r\nQUIT\r\nDELE 2\r\nQUIT\r\n")
     assert application.committed == [frozenset({1})]
     assert said(events).count(b"\r\n") == 2
+
+
+def test_server_has_the_syntax_of_the_run(request: pytest.FixtureRequest) -> None:
+    """The tests of this module run twice (tests/both_modes.py)."""
+    strict = request.node.callspec.params["syntax"] == "strict"
+    assert ask(*in_transaction(), b"NOOP ").startswith(b"-ERR" if strict else b"+OK")

@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 
 from mailauth import ACCEPT, BeginTls, Closed, Command, MessageChunk, NeedData, Paused, Question, Send, Tls, sasl, smtp
+from tests import both_modes
 
 ENTROPY: Final = bytes(range(32))
 TLS: Final = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
@@ -20,9 +21,6 @@ IN_CLEAR: Final = smtp.ServerSettings(
     mechanisms_without_tls=frozenset({"PLAIN", "LOGIN", "CRAM-MD5"}), starttls=True, max_junk_commands=100_000
 )
 """A server that offers everything without TLS too, and has the high limits that some tests need."""
-
-strict_syntax = False
-"""Whether ``serve()`` adds this setting; the fixture *syntax* sets it."""
 
 LEFT_OPEN: Final = object()
 """Leaves the question open instead of answering it."""
@@ -167,7 +165,7 @@ def serve(
     tls: Tls | None = None,
 ) -> Session:
     """Return a server session that has received *pieces*."""
-    if strict_syntax:
+    if both_modes.strict:
         settings = attrs.evolve(settings, strict_syntax=True)
     machine = smtp.ServerConnection(settings, entropy=ENTROPY, tls=tls)
     return Session(machine, answers=answers or {}).pull().receive(*pieces)

@@ -504,3 +504,9 @@ def test_invalid_host_name_is_rejected(host: str) -> None:
     """RFC 5321 section 4.1.2."""
     with pytest.raises(LocalProtocolError):
         smtp.ServerSettings(host_name=host)
+
+
+def test_server_has_the_syntax_of_the_run(request: pytest.FixtureRequest) -> None:
+    """The tests of this module run twice (tests/both_modes.py)."""
+    strict = request.node.callspec.params["syntax"] == "strict"
+    assert ready(b"MAIL FROM: <a@b>\r\n").codes == [501 if strict else 250]
