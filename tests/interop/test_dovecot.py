@@ -66,7 +66,7 @@ BY_TOKEN: dict[str, Callable[[bytes], sasl.ClientMechanism]] = {
 
 def context(server: Dovecot, common_name: str | None = None) -> ssl.SSLContext:
     """The TLS context of a client, with a certificate for *common_name* if given."""
-    made = ssl.create_default_context()
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server.authority.configure_trust(made)
     if common_name is not None:
         server.authority.issue_cert("client.test", common_name=common_name).configure_cert(made)
