@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 .PHONY: demo test style mypy pyright api bench bench-guard docs release format clean
 .DELETE_ON_ERROR:
 
+# The tests start Python some hundred times, which takes nearly twice as long if each process compiles all modules.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(VENV)/.installed
 	$(BIN)/mailauth methods
 
