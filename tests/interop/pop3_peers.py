@@ -35,6 +35,7 @@ servername: mail.example.test
 allowplaintext: yes
 allowapop: yes
 popminpoll: 0
+failedloginpause: 0
 poptimeout: 10
 duplicatesuppression: no
 autocreate_quota: 0
