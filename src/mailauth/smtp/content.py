@@ -65,7 +65,7 @@ class Receiver(Protocol):
 
     @property
     def fault(self) -> ContentFault | None:
-        """The first fault, if there was one.  What follows it is discarded."""
+        """The first fault, once ``receive()`` has returned it.  What follows it is discarded."""
         ...
 
     def receive(self, buffer: LineBuffer) -> Step:
@@ -96,8 +96,8 @@ class ContentReceiver:
         unstuffer = self._unstuffer
         limits = self._limits
         if self._pending is not None:
-            fault, self._pending = self._pending, None
-            return fault
+            self.fault, self._pending = self._pending, None
+            return self.fault
         while self.size <= limits.size + limits.discard:
             if unstuffer.ended:
                 return END
@@ -114,13 +114,14 @@ class ContentReceiver:
             elif unstuffer.clean and self.size <= limits.size:
                 return content
             clean, after_cr = unstuffer.clean or limits.binary, unstuffer.after_cr
-            kept, self.fault = _find_fault(content, self.size, limits, self._lengths, clean=clean, after_cr=after_cr)
-            if self.fault is None:
+            kept, first = _find_fault(content, self.size, limits, self._lengths, clean=clean, after_cr=after_cr)
+            if first is None:
                 return content
             if kept:
-                self._pending = self.fault
+                self._pending = first
                 return content[:kept]
-            return self.fault
+            self.fault = first
+            return first
         return OVERFLOW
 
 
@@ -171,7 +172,7 @@ class ChunkReceiver:
         """Return the next step (see Receiver); END after each chunk."""
         if self._pending is not None:
             fault, self._pending = self._pending, None
-            return fault
+            return self._fail(fault)
         while self.missing:
             buffer.gather()
             data = buffer.data[buffer.offset : buffer.offset + self.missing]
@@ -190,23 +191,22 @@ class ChunkReceiver:
             kept, first = _find_fault(data, self.size, self._limits, self._lengths, clean=clean, after_cr=after_cr)
             if first is None:
                 return data
-            self._fail(first)
             if kept:
                 self._pending = first
                 return data[:kept]
-            return first
+            return self._fail(first)
         if self.last and not self.discarding and not self._limits.binary:
             if self._tail != CRLF:
                 self._tail = CRLF
                 return CRLF  # content by DATA always ends in a line end
             if not self._line_ends.watch(b"x"):  # a CR at the end is bare, whatever follows
-                self._fail(ContentFault.BARE_LINE_END)
-                return ContentFault.BARE_LINE_END
+                return self._fail(ContentFault.BARE_LINE_END)
         return END
 
-    def _fail(self, fault: ContentFault) -> None:
+    def _fail(self, fault: ContentFault) -> ContentFault:
         self.fault = fault
         self.discarding = True
+        return fault
 
 
 class LineLengths:

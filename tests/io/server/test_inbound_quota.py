@@ -14,7 +14,7 @@ from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._inbound_quota import InboundQuota
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.smtp_session import SmtpSession
-from mailauth_io.stores import BudgetExceeded
+from mailauth_io.stores import BudgetExceeded, MessageContent
 from tests.io.server_support import accounts
 from tests.io.time_machine import SlowClient, run_in_no_time
 
@@ -52,8 +52,13 @@ def test_quota_table_is_empty_after_all_content_is_released(messages: list[tuple
     assert len(inbound_quota) == 0
 
 
-def served(name: str, client: SlowClient) -> ServerState:
-    """Serve *client* on the loop *name* until it is done; return the state of the server."""
+def served(
+    name: str, client: SlowClient, connections: list[AsyncServerConnection[smtp.ServerEvent]] | None = None
+) -> ServerState:
+    """Serve *client* on the loop *name* until it is done; return the state of the server.
+
+    The connection is added to *connections*.
+    """
     kept = server.Stores(
         accounts=accounts(),
         maildrops=stores.MemoryMaildrops(),
@@ -65,6 +70,8 @@ def served(name: str, client: SlowClient) -> ServerState:
     async def main() -> None:
         machine = smtp.ServerConnection(server_state.smtp_settings(), entropy=bytes(32))
         connection = AsyncServerConnection(machine, client, Peer("192.0.2.1", 1), None, None)
+        if connections is not None:
+            connections.append(connection)
         await SmtpSession.serve(server_state, connection)
 
     run_in_no_time(name, main)
@@ -113,5 +120,27 @@ def test_content_over_the_size_limit_is_released_before_the_rest_is_read(
     server_state = served(name, client)
     assert given_up == [100.0]
     assert b"\r\n552 5.3.4 " in client.heard
+    assert server_state.stores.budget.free == BUDGET
+    assert len(server_state.inbound_quota) == 0
+
+
+@on_each_loop
+def test_shutdown_between_content_and_its_fault_releases_the_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The shutdown comes after the content before a bare CR was returned, and before the message is aborted for it."""
+    caplog.set_level(logging.INFO)
+    append = MessageContent.append
+
+    def shut_down_afterwards(content: MessageContent, data: bytes) -> None:
+        append(content, data)
+        connections.pop().shut_down()
+
+    monkeypatch.setattr(MessageContent, "append", shut_down_afterwards)
+    client = SlowClient((0.0, b"EHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\na\rb"))
+    connections: list[AsyncServerConnection[smtp.ServerEvent]] = []
+    server_state = served(name, client, connections)
+    assert client.heard.endswith(b"421 4.3.2 service shutting down, closing connection\r\n")
+    assert "message aborted" in caplog.text
     assert server_state.stores.budget.free == BUDGET
     assert len(server_state.inbound_quota) == 0
