@@ -3,17 +3,21 @@
     python examples/fuzz.py --runs 10000 --seed 1
 
 A target passes any bytes to a machine as data from the peer.  It raises an exception if the machine raises one, if the
-machine does not close at the end of its input, or if its output differs when the same bytes arrive one by one.  The
-fuzzer in this file generates half-valid sessions; other fuzzers can call the same targets.  If a target fails, its
-input is printed and the exit status is 1.
+machine does not close at the end of its input, if a message or a login that has begun does not end exactly once, or if
+the events or the output differ when the same bytes arrive one by one.  It also ends the session early: by shut_down(),
+and by the end of the stream.  The fuzzer in this file generates half-valid sessions; other fuzzers can call the same
+targets.  If a target fails, its input is printed and the exit status is 1.
 """
 
 import argparse
 import contextlib
+import itertools
 import random
 import sys
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mailauth import (
     ACCEPT,
@@ -29,13 +33,14 @@ from mailauth import (
     Question,
     RemoteProtocolError,
     Send,
+    ServerMachine,
     Tls,
     pop3,
     sasl,
     smtp,
 )
 
-SMTP = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names))
+SMTP = smtp.ServerSettings(mechanisms_without_tls=frozenset(sasl.DEFAULT_MECHANISMS.names), chunking=True)
 POP3 = pop3.ServerSettings(mechanisms_without_tls=frozenset(pop3.DEFAULT_MECHANISMS.names))
 
 
@@ -43,49 +48,106 @@ class Misbehaved(Exception):
     """A machine broke a rule; the text describes it."""
 
 
-def drive(machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable[bytes]) -> bytes:
-    """Return the output of the machine when *pieces* arrive and then the connection ends."""
+class Session(NamedTuple):
+    """What a machine has done."""
+
+    output: bytes
+    events: list[object]
+    """All events except actions.  Neighboring chunks are joined, since their size depends on how the input is split."""
+
+
+class Interruption(NamedTuple):
+    """Ends a session early, after a number of events and actions."""
+
+    after: int
+    how: Callable[[Machine[Any]], None]
+
+
+Run = Callable[[Iterable[bytes], Interruption | None], Session]
+"""Runs a new machine with pieces of input."""
+
+
+def drive(
+    machine: Machine[Any], handle: Callable[[Any], None], pieces: Iterable[bytes], interruption: Interruption | None
+) -> Session:
+    """Return the session of the machine when *pieces* arrive and then the connection ends."""
+    waiting = deque((*pieces, b""))
     output = b""
-    for piece in (*pieces, b""):
-        machine.receive_data(piece)
-        while True:
-            try:
-                event = machine.next_event()
-            except RemoteProtocolError:
-                if isinstance(machine, ClientMachine):  # the only exception allowed, and only for clients
-                    return output
-                raise
-            match event:
-                case Send(data=data):
-                    output += data
-                case NeedData():
-                    break
-                case BeginTls(data=data):
-                    # Only with STARTTLS in the settings.  The rest of the piece is dropped, so do not compare() then.
-                    output += data
-                    machine.tls_started(Tls(version="TLSv1.3"))
-                case Paused():
-                    raise Misbehaved("the machine is paused, although every question is answered")
-                case Closed():
-                    return output
-                case _:
-                    handle(event)
-    raise Misbehaved("the machine waits for data after the end of its input")
+    events: list[object] = []
+    for count in itertools.count():
+        try:
+            event = machine.next_event()
+        except RemoteProtocolError:
+            if isinstance(machine, ClientMachine):  # the only exception allowed, and only for clients
+                return Session(output, [*events, RemoteProtocolError])
+            raise
+        if interruption is not None and count == interruption.after:
+            interruption.how(machine)
+            waiting.clear()
+            if isinstance(event, NeedData):
+                continue
+        match event:
+            case Send(data=data):
+                output += data
+            case NeedData() if waiting:
+                machine.receive_data(waiting.popleft())
+            case NeedData():
+                raise Misbehaved("the machine waits for data after the end of its input")
+            case BeginTls(data=data):
+                # Only with STARTTLS in the settings.  The rest of the piece is dropped, so do not check() then.
+                output += data
+                machine.tls_started(Tls(version="TLSv1.3"))
+            case Paused():
+                raise Misbehaved("the machine is paused, although every question is answered")
+            case Closed():
+                if isinstance(machine, ServerMachine):
+                    check_ends(events)
+                return Session(output, [*events, event])
+            case MessageChunk(data=data) if events and isinstance(last := events[-1], MessageChunk):
+                events[-1] = MessageChunk(data=last.data + data)
+                handle(event)
+            case _:
+                events.append(event)
+                handle(event)
+    raise AssertionError
 
 
-def compare(run: Callable[[Iterable[bytes]], bytes], data: bytes, *, by_line: bool = False) -> None:
-    """Run a new machine twice, with *data* in large pieces and byte by byte, and compare the output.
+def check_ends(events: Iterable[object]) -> None:
+    """Check that what a server has begun has ended once.  The targets accept each Data."""
+    for what, begin, end in (
+        ("message", smtp.Data, smtp.MessageComplete | smtp.MessageAborted),
+        ("login", sasl.AuthenticationStarted, sasl.Authenticated | sasl.AuthenticationFailed),
+    ):
+        begins = [isinstance(event, begin) for event in events if isinstance(event, begin | end)]
+        if begins != [True, False] * (len(begins) // 2):
+            raise Misbehaved(f"a {what} did not end exactly once: {events}")
+
+
+def shut_down(machine: Machine[Any]) -> None:
+    machine.shut_down()
+
+
+def end_stream(machine: Machine[Any]) -> None:
+    machine.receive_data(b"")
+
+
+def check(run: Run, data: bytes, *, by_line: bool = False) -> None:
+    """Run new machines: with *data* in large pieces, byte by byte, and ended early.  Compare the first two.
 
     Use *by_line* for a client: for it, a reply that arrives before its command is an error.
     """
-    large = run(data.splitlines(keepends=True) if by_line else [data])
-    small = run(data[start : start + 1] for start in range(len(data)))
+    large = run(data.splitlines(keepends=True) if by_line else [data], None)
+    small = run((data[start : start + 1] for start in range(len(data))), None)
     if large != small:
-        raise Misbehaved(f"the output is {large!r}, but {small!r} when the bytes arrive one by one")
+        raise Misbehaved(f"the session is {large}, but {small} when the bytes arrive one by one")
+    first = zlib.crc32(data) % 4  # every fourth place, and the same ones for the same input
+    for after in range(first, 2 * len(large.events) + 2, 4):  # there may be an action after each event
+        for how in (shut_down, end_stream):
+            run([data], Interruption(after, how))
 
 
 def smtp_server(data: bytes) -> None:
-    def run(pieces: Iterable[bytes]) -> bytes:
+    def run(pieces: Iterable[bytes], interruption: Interruption | None) -> Session:
         machine = smtp.ServerConnection(SMTP, entropy=bytes(32))
 
         def handle(event: smtp.ServerEvent) -> None:
@@ -99,16 +161,16 @@ def smtp_server(data: bytes) -> None:
                 case _:
                     pass
 
-        return drive(machine, handle, pieces)
+        return drive(machine, handle, pieces, interruption)
 
-    compare(run, data)
+    check(run, data)
 
 
 def pop3_server(data: bytes) -> None:
     message = pop3.Content(data=b"Subject: a\r\n\r\n.b\r\n")
     maildrop = pop3.Maildrop(messages=(pop3.Message(size=len(message.data), unique_id="1"),))
 
-    def run(pieces: Iterable[bytes]) -> bytes:
+    def run(pieces: Iterable[bytes], interruption: Interruption | None) -> Session:
         machine = pop3.ServerConnection(POP3, entropy=bytes(32))
 
         def handle(event: pop3.ServerEvent) -> None:
@@ -126,13 +188,13 @@ def pop3_server(data: bytes) -> None:
                 case _:
                     pass
 
-        return drive(machine, handle, pieces)
+        return drive(machine, handle, pieces, interruption)
 
-    compare(run, data)
+    check(run, data)
 
 
 def smtp_client(data: bytes) -> None:
-    def run(pieces: Iterable[bytes]) -> bytes:
+    def run(pieces: Iterable[bytes], interruption: Interruption | None) -> Session:
         machine = smtp.ClientConnection()
         bob = smtp.Mailbox("bob", "example.org")
         commands: Iterator[Command] = iter(
@@ -152,13 +214,13 @@ def smtp_client(data: bytes) -> None:
             if isinstance(event, smtp.ReplyReceived) and isinstance(event.command, smtp.Data):
                 send_next(machine, commands)  # a chunk gets no reply
 
-        return drive(machine, handle, pieces)
+        return drive(machine, handle, pieces, interruption)
 
-    compare(run, data, by_line=True)
+    check(run, data, by_line=True)
 
 
 def pop3_client(data: bytes) -> None:
-    def run(pieces: Iterable[bytes]) -> bytes:
+    def run(pieces: Iterable[bytes], interruption: Interruption | None) -> Session:
         machine = pop3.ClientConnection()
         commands: Iterator[Command] = iter(
             [
@@ -181,9 +243,9 @@ def pop3_client(data: bytes) -> None:
                 case MessageChunk() | pop3.AuthenticationRejected():
                     pass
 
-        return drive(machine, handle, pieces)
+        return drive(machine, handle, pieces, interruption)
 
-    compare(run, data, by_line=True)
+    check(run, data, by_line=True)
 
 
 def send_next(machine: ClientMachine[Any], commands: Iterator[Command]) -> None:
@@ -200,6 +262,10 @@ TARGETS: dict[Callable[[bytes], None], list[bytes]] = {
         b"RCPT TO:<bob@example.org>\r\n",
         b"DATA\r\n",
         b"..\r\n.\r\n",
+        b"MAIL FROM:<alice@example.org>\r\n",
+        b"RCPT TO:<bob@example.org>\r\n",
+        b"BDAT 4\r\na\r\nb",
+        b"BDAT 2 LAST\r\n\r\n",
         b"RSET\r\n",
         b"QUIT\r\n",
     ],
