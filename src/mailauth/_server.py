@@ -62,7 +62,7 @@ class ServerMachine(Machine[E]):
         if self._question is None or question is not self._question:
             raise LocalProtocolError("this question is not open: pass the question that next_event() returned, once")
         exchange = self._exchange
-        if exchange is None:
+        if exchange is None or exchange.question is None:  # a verb may also ask between USER and PASS
             self._resolve(question, answer)
             self._question = None
         else:

@@ -126,6 +126,18 @@ def test_an_added_verb_is_allowed_in_its_states_only_and_listed_by_capa() -> Non
     assert ask(connection, application, b"XTND") == b"-ERR unknown command\r\n"
 
 
+@pytest.mark.parametrize("answer", [ACCEPT, pop3.Reply(True, "", "later"), pop3.Unavailable.TEMPORARY])
+def test_an_added_verb_may_ask_between_user_and_pass(answer: object) -> None:
+    """The answer belongs to the verb, not to the login that has begun."""
+    states = {state: state for state in (pop3.State.AUTHORIZATION, pop3.State.USER_GIVEN)}
+    row = attrs.evolve(XTND, states=states, multi_line=False, accepted=pop3.Reply(True, "", "later"), check=None)
+    connection, application = server(attrs.evolve(OPEN, verbs=(row,))), Application()
+    application.instead[Xtnd] = answer
+    answered = b"-ERR [SYS/TEMP] " if answer is pop3.Unavailable.TEMPORARY else b"+OK later\r\n"
+    assert answered in ask(connection, application, b"USER alice", b"XTND", b"PASS wonderland")
+    assert connection.identity == "alice"
+
+
 def test_added_verb_answer_of_wrong_type_raises_and_stays_open() -> None:
     connection, application = in_transaction(settings=WITH_XTND)
     connection.receive_data(b"XTND\r\n")
