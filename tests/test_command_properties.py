@@ -272,6 +272,60 @@ def test_command_is_rejected_or_is_one_line_that_parses_back(kind: type[Any], na
     assert read_back(kind, line[:-2], command) == expected
 
 
+PARSED: Final = [kind for kind in LINES if hasattr(kind, "parse")]
+ARGUMENTS: Final = (
+    *("FROM:<a@b>", "FROM:<>", "TO:<a@b>", "TO:<Postmaster>", "FROM:<", "TO:<", "@b", "@[192.0.2.1],", "@[x]", ":"),
+    *(" SIZE=1", " BODY=8BITMIME", " AUTH=", " ENVID=", " NOTIFY=", " ORCPT=rfc822;", " ORCPT=utf-8;", " X=", "+41"),
+    *("PLAIN", "1 LAST", "2 0"),
+)
+arguments = st.lists(st.sampled_from(ARGUMENTS) | st.sampled_from(PIECES), max_size=5).map("".join)
+
+
+def check_parsed(kind: type[Any], argument: str) -> bool:
+    """Return whether *argument* can be parsed and sent.  If so, the constructor accepts the same fields."""
+    try:
+        text = argument if ".smtp." in kind.__module__ else argument.encode("utf-8", "surrogatepass")
+        command = kind.parse(text)
+        line = command.to_wire()
+    except (Malformed, LocalProtocolError):
+        return False
+    built = kind(**{alias: getattr(command, field.name) for alias, field in fields(kind).items()})
+    assert built == command
+    assert built.to_wire() == line or "." in line.decode().partition("@")[0]  # dots need quotes in the constructor
+    return True
+
+
+@each(*PARSED)
+@given(argument=arguments)
+def test_what_is_parsed_and_can_be_sent_is_accepted_by_the_constructor(kind: type[Any], argument: str) -> None:
+    """architecture.md, invariant 11: a parser does not validate again, so that it is fast, and must not accept more."""
+    check_parsed(kind, argument)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("<ü@b.test>", "<a@ü.test>", "<a@b.test> X=ü", "<@[x]:a@b.test>", "<@[1.2.3.4.5]:a@b.test>"),
+        f"<@{'x' * 256}:a@b.test>",
+    ],
+)
+def test_mail_that_the_constructor_rejects_cannot_be_parsed_and_sent(path: str) -> None:
+    assert not check_parsed(smtp.Mail, f"FROM:{path}")
+
+
+@pytest.mark.parametrize("path", ["<@r.test,@[192.0.2.1]:a@b.test>", "<ü@b.test> SMTPUTF8", "<a..b@b.test>"])
+def test_mail_that_the_constructor_accepts_can_be_parsed_and_sent(path: str) -> None:
+    assert check_parsed(smtp.Mail, f"FROM:{path}")
+
+
+def test_client_does_not_send_a_parsed_mail_that_lacks_smtputf8() -> None:
+    """RFC 6531 section 3.4.  Nothing is queued."""
+    connection = smtp_client()()
+    with pytest.raises(LocalProtocolError, match="requires smtputf8=True"):
+        connection.send(smtp.Mail.parse("FROM:<ü@b.test>"))
+    assert written(connection) == b""
+
+
 @each_field(*CONTENT, *VALUES)
 @given(data=st.data())
 def test_value_is_accepted_or_rejected_by_the_name_of_its_field(

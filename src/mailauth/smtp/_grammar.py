@@ -240,13 +240,15 @@ def split_path(text: str) -> tuple[str, str]:
 def parse_path(path: str) -> tuple[Mailbox, tuple[str, ...]]:
     """Parse ``<@relay:alice@example.test>``: return its mailbox and its source route.
 
-    The source route should be ignored (RFC 5321 appendix C).  Raises Malformed if the mailbox is invalid.
+    The source route should be ignored (RFC 5321 appendix C).  Raises Malformed if the mailbox or the route is invalid.
     """
     inside = path[1:-1]
     route: tuple[str, ...] = ()
     found = _SOURCE_ROUTE.match(inside)
     if found is not None:
         route = tuple(hop[1:] for hop in found.group()[:-1].split(","))
+        for host in route:
+            check_domain(host, non_ascii=True)
         inside = inside[found.end() :]
     return Mailbox.parse(inside), route
 

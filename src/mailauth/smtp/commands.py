@@ -240,7 +240,7 @@ class Auth(Command):
     @classmethod
     def parse(cls, argument: str) -> Self:
         mechanism, space, response = argument.partition(" ")
-        if not mechanism or (space and not response):
+        if not mechanism or (space and not response) or not response.isascii():
             raise Malformed("syntax: AUTH mechanism [initial-response]")
         initial_response = response.encode("ascii") if space else None
         return _build(cls, mechanism=mechanism.upper(), initial_response=initial_response)
@@ -327,6 +327,9 @@ class Mail(Command, VerdictQuestion):
     server replies 555 to those that its settings do not name."""
 
     def __attrs_post_init__(self) -> None:
+        self._check_smtputf8()
+
+    def _check_smtputf8(self) -> None:
         texts = (str(self.reverse_path or ""), *(value or "" for value in self.parameters.values()))
         if not (self.smtputf8 or all(text.isascii() for text in texts)):
             raise LocalProtocolError(
@@ -335,7 +338,11 @@ class Mail(Command, VerdictQuestion):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
-        """Parse ``FROM:<path>`` and its parameters (RFC 5321 section 4.1.1.2).  Raises Malformed."""
+        """Parse ``FROM:<path>`` and its parameters (RFC 5321 section 4.1.1.2).  Raises Malformed.
+
+        A non-ASCII path or parameter without SMTPUTF8 is returned too: the server rejects it by 550, and it cannot be
+        sent.
+        """
         if argument[:5].upper() != "FROM:":
             raise Malformed("syntax: MAIL FROM:<address>")
         path, rest = split_path(argument[5:])
@@ -345,7 +352,11 @@ class Mail(Command, VerdictQuestion):
         )
 
     def to_wire(self) -> bytes:
-        """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent."""
+        """Return the line with its CRLF, in UTF-8 (RFC 6531).  The source route is not sent.
+
+        Raises LocalProtocolError for a value from ``parse()`` that is non-ASCII, but does not have *smtputf8*.
+        """
+        self._check_smtputf8()
         path = "" if self.reverse_path is None else _spelling(self.reverse_path)
         return f"MAIL FROM:<{path}>{encode_parameters(self, MAIL_PARAMETERS, self.parameters)}\r\n".encode()
 
