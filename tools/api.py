@@ -108,6 +108,8 @@ def _expressions(target: griffe.Object) -> Iterator[tuple[str, griffe.Expr]]:
     elif isinstance(target, griffe.Attribute):
         if isinstance(target.annotation, griffe.Expr):
             yield "", target.annotation
+            if target.annotation.canonical_path == "typing.TypeAlias" and isinstance(target.value, griffe.Expr):
+                yield "", target.value
     elif isinstance(target, griffe.Class):
         for name, member in target.members.items():
             if _is_public_member(name) and not isinstance(member, griffe.Alias):
@@ -148,8 +150,10 @@ def _described(name: str, target: griffe.Object, indent: str, public: frozenset[
         kind = "async def" if "async" in target.labels else "def"
         yield f"{indent}{kind} {name}({_parameters(target)}){returns}"
     elif isinstance(target, griffe.Attribute):
-        annotation = "" if target.annotation is None else f": {target.annotation}"
-        yield f"{indent}{name}{annotation}"
+        annotation = "" if target.annotation is None else str(target.annotation)
+        if annotation and "class-attribute" in target.labels and "instance-attribute" not in target.labels:
+            annotation = f"ClassVar[{annotation}]"  # griffe removes it; an instance attribute may be a property
+        yield f"{indent}{name}{annotation and f': {annotation}'}"
     else:
         yield f"{indent}module {name}"
 

@@ -4,6 +4,7 @@ from ..events import MessageChunk
 from ..sasl import ApopClient, ApopServer, UserPassClient, UserPassServer
 from .client import ClientConnection
 from .commands import (
+    Auth,
     Capa,
     Dele,
     GenericCommand,
@@ -49,6 +50,7 @@ __all__ = [
     "TRANSITIONS",
     "ApopClient",
     "ApopServer",
+    "Auth",
     "AuthenticationRejected",
     "Capa",
     "Capability",

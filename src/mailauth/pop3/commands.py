@@ -347,11 +347,19 @@ class Apop(ArgumentCommand):
 
 @attrs.frozen(kw_only=True)
 class Auth(Command, Notice):
-    """``AUTH`` (RFC 5034 section 4).  Without a mechanism it requests the list of mechanisms, as old clients do."""
+    """``AUTH`` (RFC 5034 section 4): a login, or without a mechanism, as old clients send it, a request for their list.
+
+    A server returns it as an event only without a mechanism; the list is already sent.  A login begins with
+    AuthenticationStarted.  A client does not send it directly: use ``authenticate()``.
+
+        case pop3.Auth():
+            print(f"{connection.peer.address} asks for the mechanisms")
+    """
 
     verb: ClassVar[str] = "AUTH"
 
     mechanism: str | None = attrs.field(validator=value_of(str, check_mechanism_name, optional=True))
+    """Its name; None requests the list."""
     initial_response: bytes | None = attrs.field(
         default=None, repr=False, validator=value_of(bytes, check_initial_response, optional=True)
     )
@@ -363,6 +371,7 @@ class Auth(Command, Notice):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Parse a mechanism and an initial response, or nothing.  Raises Malformed."""
         if not argument:
             return cls(mechanism=None)
         name, blank, response = argument.partition(b" ")
@@ -372,6 +381,7 @@ class Auth(Command, Notice):
             raise Malformed("AUTH takes a mechanism and at most one initial response") from None
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         words = (b"AUTH", (self.mechanism or "").encode("ascii"), self.initial_response)
         return b" ".join(word for word in words if word) + b"\r\n"
 

@@ -119,11 +119,8 @@ class AuthenticationRejected(BaseAuthenticationRejected[Reply]):
     __slots__ = ()
 
 
-ProtocolQuestion: TypeAlias = Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
-"""The questions that belong to POP3; those of a login are in ``mailauth.sasl``."""
-
 ServerEvent: TypeAlias = (
-    ProtocolQuestion
+    Connected | OpenMaildrop | Retrieve | RetrieveMore | Update | Stls
     | sasl.ServerQuestion | ExtensionNotice
     | Auth | Capa | Utf8 | Stat | List | Uidl | Dele | Rset | Noop | Quit | CommandRejected | TlsStarted
     | sasl.AuthenticationStarted | sasl.Authenticated | sasl.AuthenticationFailed
