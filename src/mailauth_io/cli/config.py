@@ -78,6 +78,7 @@ def read(settings: Settings) -> ServerSetup:
             max_message_size=settings.max_message,
             ssl_context=certificate or _temporary_certificate(settings),
             failure_delay=settings.failure_delay,
+            max_failed_logins=settings.max_failed_logins,
             mechanisms=settings.mechanisms,
             legacy=settings.legacy,
             strict_syntax=settings.strict,

@@ -155,6 +155,10 @@ class Settings:
         "accounts", "failure_delay", "--failure-delay", parsers.seconds_up_to(2.0), default=2.0, kind=float,
         metavar="SECONDS", help="maximum delay in seconds before a failed login is answered, up to 2; 0 disables it",
     )  # fmt: skip
+    max_failed_logins: int = options.value(
+        "accounts", "max_failed_logins", None, parsers.number(3, 1_000_000, "number of logins"), default=3, kind=int,
+        metavar="N", help="number of failed logins after which a session ends, at least 3",
+    )  # fmt: skip
 
     cert: Path | None = options.path(
         "tls", "certificate", "--cert", metavar="FILE",

@@ -128,13 +128,20 @@ class Config:
     """Bytes, advertised with SIZE."""
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_server_context))
-    """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS."""
+    """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS.
+
+    It must have a certificate (``load_cert_chain()``), which the ssl module cannot check in advance: without one, each
+    handshake fails, and the log says ``no shared cipher``.  For a test, use
+    ``mailauth_io.adapters.tls.certificates.temporary_certificate().server``."""
 
     failure_delay: float = attrs.field(
         default=MAX_DELAY, validator=[field(check_number, zero=True), attrs.validators.le(MAX_DELAY)]
     )
     """The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with the
     number of failed logins from the same address."""
+
+    max_failed_logins: int = attrs.field(default=3, validator=field(check_integer, 3))
+    """The number of failed logins after which a session ends, at least three (RFC 4954 section 9)."""
 
     mechanisms: tuple[str, ...] = attrs.field(
         default=MECHANISMS, validator=[field(check_items, str), _check_mechanisms]
@@ -226,6 +233,7 @@ class Config:
             strict_syntax=self.strict_syntax,
             starttls=self.ssl_context is not None,
             max_message_size=self.max_message_size,
+            max_failed_logins=self.max_failed_logins,
             timeout=self.smtp_timeout,
             min_rate=self.limits.min_rate,
             login_timeout=self.login_timeout,
@@ -241,6 +249,7 @@ class Config:
             mechanisms_without_tls=CLEAR.intersection(mechanisms.names) if self.legacy else frozenset(),
             strict_syntax=self.strict_syntax,
             stls=self.ssl_context is not None,
+            max_failed_logins=self.max_failed_logins,
             timeout=self.pop3_timeout,
             login_timeout=self.login_timeout,
         )

@@ -36,7 +36,7 @@ from .memory_accounts import (
     from_password,
 )
 from .memory_grants import MemoryGrants
-from .memory_maildrops import MemoryMaildrops
+from .memory_maildrops import MemoryMaildrops, StoredMessage
 from .memory_outbox import MemoryOutbox, RelayedMessage
 from .names import NAME_RULE, mailbox_name
 from .protocols import (
@@ -87,6 +87,7 @@ __all__ = [
     "Proof",
     "RelayedMessage",
     "Staged",
+    "StoredMessage",
     "Tokens",
     "from_password",
     "mailbox_name",

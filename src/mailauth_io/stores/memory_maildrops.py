@@ -5,14 +5,37 @@ The recipients of a message share its content.  Its memory is returned to the bu
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 
+import attrs
+
 from mailauth import pop3
 
+from .._checks import check_type
 from .._line_ends import PIECE, with_crlf
-from .content import OVERHEAD, ContentReader, MessageContent
+from .content import OVERHEAD, Budget, ContentReader, MessageContent
+from .names import mailbox_name
 from .protocols import OpenedMaildrop, Staged
+
+
+@attrs.frozen(kw_only=True)
+class StoredMessage:
+    """A message in a maildrop.
+
+    For example:
+
+        >>> maildrops = stores.MemoryMaildrops()
+        >>> maildrops.add("alice", b"Subject: test\\n\\nhello\\n")
+        >>> maildrops.messages("alice")[0].data
+        b'Subject: test\\r\\n\\r\\nhello\\r\\n'
+    """
+
+    head: bytes
+    """The trace lines that this server has added; empty for a message of ``MemoryMaildrops.add()``."""
+    data: bytes
+    """The whole message as POP3 sends it, with CRLF line ends: *head*, then the message as it was sent or added."""
 
 
 class _Copy:
@@ -37,6 +60,11 @@ class _Copy:
             self._clean = size == len(self._head) + self._content.size  # each bare CR or LF adds one byte
             self._message = pop3.Message(size=size, unique_id=self._unique_id)
         return self._message
+
+    @property
+    def stored(self) -> StoredMessage:
+        """The whole message, joined in memory."""
+        return StoredMessage(head=self._head, data=b"".join(with_crlf((self._head, *self._content.chunks))))
 
     def pieces(self) -> Iterator[bytes]:
         """Return the message in pieces of about PIECE bytes, with CRLF line ends."""
@@ -64,6 +92,8 @@ class _Copy:
 class MemoryMaildrops:
     """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content.
 
+    A test puts messages in with ``add()``, and reads ``messages()``; both may be called from any thread.
+
     For example:
 
         maildrops = stores.MemoryMaildrops()
@@ -76,12 +106,39 @@ class MemoryMaildrops:
         self._open: set[str] = set()
         # Unique-ids must differ from those of an earlier process, which a client may still have stored.
         self._prefix = secrets.token_hex(8)
-        self._count = 0
+        self._numbers = itertools.count(1)
+        self._added = Budget()
+
+    def add(self, name: str, data: bytes) -> None:
+        """Put the message *data* into the maildrop of *name*, the canonical name of an account (see ``mailbox_name``).
+
+        The line ends may be LF.  A session that has the maildrop open does not see the message.  Raises TypeError or
+        ValueError for a wrong argument, and BudgetExceeded if the messages that were added, and not deleted, would use
+        more than 256 MiB.
+        """
+        _check_name(name)
+        check_type("data", data, bytes)
+        content = MessageContent.of(b"".join(with_crlf((data,))), self._added)
+        try:
+            copy = self._copy(b"", content)
+        finally:
+            content.release()
+        self._copies.setdefault(name, []).append(copy)
+
+    def messages(self, name: str) -> tuple[StoredMessage, ...]:
+        """Return the messages in the maildrop of *name*, oldest first.
+
+        Raises TypeError or ValueError if *name* is not the canonical name of an account.
+        """
+        _check_name(name)
+        return tuple(copy.stored for copy in tuple(self._copies.get(name, ())))
+
+    def _copy(self, head: bytes, content: MessageContent) -> _Copy:
+        return _Copy(f"{self._prefix}.{next(self._numbers)}", head, content)
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         """Keep a reference to *content* (see ``Maildrops.stage``).  Raises BudgetExceeded if the memory is used up."""
-        self._count += 1
-        copy = _Copy(f"{self._prefix}.{self._count}", head, content)
+        copy = self._copy(head, content)
         return _Staged(self._copies.setdefault(name, []), copy)
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
@@ -90,6 +147,13 @@ class MemoryMaildrops:
             return pop3.Unavailable.IN_USE
         self._open.add(name)
         return _Opened(self._open, name, self._copies.setdefault(name, []))
+
+
+def _check_name(name: str) -> None:
+    """Check that *name* is canonical: under another name, the message would be in a maildrop that nobody opens."""
+    check_type("name", name, str)
+    if mailbox_name(name, frozenset()) != name:
+        raise ValueError("name must be the canonical name of an account, such as alice; use mailbox_name(...)")
 
 
 class _Staged:

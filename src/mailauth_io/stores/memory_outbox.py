@@ -23,8 +23,11 @@ class RelayedMessage:
 
     envelope: Envelope
     head: bytes
-    """The trace lines that this server has added at the top."""
+    """The trace lines that this server has added: *data* is *head*, then the message as the client sent it.
+
+    Of what was sent, only a ``Return-Path:`` is removed, and a last line without CRLF gets one."""
     content: MessageContent
+    """The message as the client sent it, in chunks."""
     cost: int
     """Bytes charged to the budget in addition to *content*."""
 

@@ -415,3 +415,30 @@ def test_default_sleep_runs_on_the_event_loop(run: Run) -> None:
         assert anyio.current_time() - started >= 0.05
 
     run(main)
+
+
+@on_both_loops
+def test_max_failed_logins_is_the_number_of_logins_in_a_session(run: Run) -> None:
+    """RFC 4954 section 9.  In both protocols, the reply to the last login is followed by the end of the session."""
+
+    def client(served: Served) -> None:
+        remote = served.smtp()
+        assert [remote.docmd("AUTH PLAIN AGFsaWNlAHdyb25n")[0] for _ in range(5)] == [535] * 5
+        assert remote.getreply()[0] == 421
+        remote.close()
+        pop = served.pop3()
+        for _ in range(5):
+            pop.user("alice")
+            with pytest.raises(poplib.error_proto, match="AUTH"):
+                pop.pass_("wrong")
+        with pytest.raises(poplib.error_proto, match="EOF"):
+            pop.noop()
+        pop.close()
+
+    meet(run, client, legacy=True, failure_delay=0, max_failed_logins=5)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_max_failed_logins_below_three_is_rejected(number: int) -> None:
+    with pytest.raises(ValueError, match="max_failed_logins must be 3 or more"):
+        server.Config(max_failed_logins=number)

@@ -277,3 +277,57 @@ def test_memory_maildrops_are_bounded(run: Run) -> None:
 
     run(main)
     assert budget.free == budget.size
+
+
+def test_a_test_adds_messages_and_reads_them(run: Run) -> None:
+    """A message without trace lines, and one that was delivered, both with CRLF line ends."""
+    maildrops = MemoryMaildrops()
+    maildrops.add("alice", b"Subject: a\n\nbare\nlines\n")
+
+    async def main() -> None:
+        await put(maildrops, "alice", b"Subject: b\r\n\r\n", b"Received: by test\r\n")
+        maildrop = await opened(maildrops, "alice")
+        maildrops.add("alice", b"added later")
+        assert [await whole(maildrop, number) for number in (1, 2)] == texts[:2]
+        assert [message.size for message in maildrop.messages] == list(map(len, texts[:2]))
+        assert len({message.unique_id for message in maildrop.messages}) == 2
+        await maildrop.update(frozenset({1}))
+
+    texts = [
+        b"Subject: a\r\n\r\nbare\r\nlines\r\n",
+        b"Received: by test\r\nSubject: b\r\n\r\n",
+        b"added later\r\n",
+    ]
+    assert maildrops.messages("bob") == ()
+    run(main)
+    assert [message.data for message in maildrops.messages("alice")] == texts[1:]
+    assert [message.head for message in maildrops.messages("alice")] == [b"Received: by test\r\n", b""]
+
+
+def test_deleting_an_added_message_returns_its_memory(run: Run) -> None:
+    maildrops = MemoryMaildrops()
+    assert maildrops._added.size == 256 * 1024 * 1024
+    maildrops._added = Budget(5_000)
+    maildrops.add("alice", b"x" * 3_000)
+
+    async def main() -> None:
+        await (await opened(maildrops, "alice")).update(frozenset({1}))
+
+    with pytest.raises(BudgetExceeded):
+        maildrops.add("alice", b"x" * 2_000)
+    run(main)
+    maildrops.add("alice", b"x" * 2_000)
+
+
+@pytest.mark.parametrize("name", ["Alice", "alice@example.test", "", "a b"])
+def test_name_that_is_not_canonical_is_rejected(run: Run, name: str) -> None:
+    """Otherwise a test would add a message where no account finds it."""
+    with pytest.raises(ValueError, match="canonical name"):
+        MemoryMaildrops().add(name, b"")
+    with pytest.raises(ValueError, match="canonical name"):
+        MemoryMaildrops().messages(name)
+
+
+def test_added_message_must_be_bytes(run: Run) -> None:
+    with pytest.raises(TypeError, match="data must be bytes, not str"):
+        MemoryMaildrops().add("alice", "Subject: a")  # type: ignore[arg-type]  # under test
