@@ -43,7 +43,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class Malformed(ProtocolError, ValueError):
-    """Bytes or a value that the grammar does not allow.  Parsers and serializers raise no other exception.
+    """Bytes or a value that the grammar does not allow.  Parsers raise no other exception for what they parse.
 
     The parser of a verb or a mechanism that an application adds raises it too, with a text that says what is allowed:
 

@@ -118,6 +118,12 @@ def check_collection(name: str, value: object, use: str) -> None:
         raise TypeError(f"{name} must be a collection, not {type_name(value)}; use {use}")
 
 
+def check_iterable(name: str, value: object, use: str) -> None:
+    """Check that *value* can be iterated over, and is not a str or bytes."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be a list, not {type_name(value)}; pass {use}")
+
+
 def check_networks(name: str, value: object) -> None:
     """Check that *value* is a collection of IP networks.  A network of IPv4-mapped addresses would match nothing."""
     check_collection(name, value, "(ipaddress.ip_network('192.0.2.0/24'),)")
@@ -144,14 +150,20 @@ def check_nat64_prefixes(name: str, value: object) -> None:
 
 def check_server_context(name: str, value: object) -> None:
     """Check that *value* is None or a context with which a server can do a handshake."""
-    check_type(name, value, ssl.SSLContext, use="ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)", optional=True)
+    use = "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+    if type_name(value) == "TemporaryCertificate":
+        use = "temporary_certificate().server"
+    check_type(name, value, ssl.SSLContext, use=use, optional=True)
     if isinstance(value, ssl.SSLContext) and value.protocol is ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(f"{name} is for clients; use ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)")
 
 
 def check_client_context(name: str, value: object) -> None:
     """Check that *value* is None or a context with which a client can do a handshake."""
-    check_type(name, value, ssl.SSLContext, use="ssl.create_default_context()", optional=True)
+    use = "ssl.create_default_context()"
+    if type_name(value) == "TemporaryCertificate":
+        use = "temporary_certificate().client()"
+    check_type(name, value, ssl.SSLContext, use=use, optional=True)
     if isinstance(value, ssl.SSLContext) and value.protocol is ssl.PROTOCOL_TLS_SERVER:
         raise ValueError(f"{name} is for servers; use ssl.create_default_context()")
 

@@ -10,6 +10,7 @@ import ipaddress
 import math
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +18,12 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from mailauth import pop3, smtp
+from mailauth import Question, pop3, smtp
 from mailauth_io import logs, on_asyncio, on_trio, server, stores
 from mailauth_io.adapters import ConnectionLimiter, Limits, Peer
 from mailauth_io.adapters.tls.certificates import temporary_certificate
+from mailauth_io.client._server import Server
+from mailauth_io.server._state import ServerState
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from mailauth_io.stores.sqlite_grants import SqliteGrants, access_problem, check_file
@@ -206,6 +209,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "max_message_size": "count",
             "ssl_context": "server context",
             "failure_delay": "delay",
+            "max_failed_logins": "count",
             "mechanisms": "mechanisms",
             "legacy": "flag",
             "strict_syntax": "flag",
@@ -443,3 +447,24 @@ def test_valid_extremes_are_accepted() -> None:
     stores.Changes(in_force=0)
     RedisAddress(path="/run/redis.sock")
     server.Stores(**STORES)  # type: ignore[arg-type]  # a mapping of values of several types
+
+
+def test_temporary_certificate_in_place_of_a_context_is_an_error_that_names_its_context() -> None:
+    certificate: Any = temporary_certificate()
+    expected = r"ssl_context must be an SSLContext or None, not TemporaryCertificate; use temporary_certificate\(\)\."
+    with pytest.raises(TypeError, match=expected + "server$"):
+        server.Config(ssl_context=certificate)
+    with pytest.raises(TypeError, match=expected + r"client\(\)$"):
+        Server(host="127.0.0.1", ssl_context=certificate)
+    with pytest.raises(TypeError, match=expected + r"client\(\)$"):
+        connect(machine=smtp.ClientConnection(), host="127.0.0.1", port=1, ssl_context=certificate)
+
+
+def no_decision(view: server.SessionView, question: Question[Any]) -> server.Decision:
+    return server.PASS
+
+
+@pytest.mark.parametrize("wrong", [no_decision, server.Interceptor(no_decision), None, "mymodule:function"])
+def test_interceptors_must_be_a_list(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"interceptors must be a list, not \w+; pass \[function\]"):
+        ServerState.of(server.Config(), server.Stores(**STORES), time.monotonic, interceptors=wrong)  # type: ignore[arg-type]  # as above

@@ -262,6 +262,11 @@ def test_invalid_enhanced_status_code_is_rejected(status: str) -> None:
         smtp.Reply(250, status)
 
 
+def test_text_in_place_of_the_enhanced_status_code_is_an_error_that_says_where_it_belongs() -> None:
+    with pytest.raises(LocalProtocolError, match=r"such as 5\.7\.1, or empty; pass the text as text=\.\.\."):
+        smtp.Reply(451, "try again")
+
+
 @pytest.mark.parametrize("text", ["a\rb", "a\0b", "é", "a\x7f", "a\r\nb"])
 def test_invalid_reply_text_is_rejected(text: str) -> None:
     """CRLF injection."""

@@ -51,7 +51,10 @@ class Reply:
 
     code: int = attrs.field(validator=value_of(int, _check_code))
     enhanced_status_code: str = attrs.field(
-        default="", validator=value_of(str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty"))
+        default="",
+        validator=value_of(
+            str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty; pass the text as text=...")
+        ),
     )
     """For example ``5.7.1`` (RFC 3463); empty if absent."""
     text: str = attrs.field(

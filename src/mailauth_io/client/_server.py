@@ -23,6 +23,7 @@ from mailauth import (
     smtp,
 )
 
+from .._checks import check_client_context, field
 from .._event_loop import current_adapter, fail_after
 from ..adapters import AsyncClientConnection
 from ..adapters.tls.channel_binding import WITHOUT_HINT
@@ -201,11 +202,6 @@ def _check_tls(server: object, attribute: attrs.Attribute[Any], value: Any) -> N
         raise ValueError(f'tls must be "implicit", "starttls" or "none", not {value!r}')
 
 
-def _check_context(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not (value is None or isinstance(value, ssl.SSLContext)):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext or None, not {type(value).__name__}")
-
-
 def _check_timeout(server: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise ValueError(f"timeout must be a positive number of seconds, not {value!r}")
@@ -219,7 +215,7 @@ class Server:
     port: int | None = attrs.field(default=None, validator=_check_port)
     tls: TlsMode = attrs.field(default="implicit", validator=_check_tls)
     login: Login | None = attrs.field(default=None, converter=to_login)
-    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=_check_context)
+    ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_client_context))
     timeout: float = attrs.field(default=TIMEOUT, validator=_check_timeout)
     local_address: str | None = None
 

@@ -16,6 +16,7 @@ from mailauth.addresses import grant_key, limit_key, limit_network
 from mailauth.grants import UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
+from .._checks import check_iterable
 from ..adapters import OnError
 from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
@@ -82,6 +83,7 @@ class ServerState:
         interceptors: Iterable[Interceptor | InterceptorFunction] = (),
     ) -> ServerState:
         """Build the state.  *sleep* defaults to the sleep of the running loop."""
+        check_iterable("interceptors", interceptors, "[function]")
         grants = stores.grants
         if config.grant_lifetime == 0:
             grants = None

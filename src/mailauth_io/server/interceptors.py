@@ -149,7 +149,7 @@ class SessionView:
     """
 
     protocol: str
-    """``SMTP`` or ``POP3``."""
+    """``"SMTP"`` or ``"POP3"``, in capitals, also on the ports with implicit TLS."""
     connection_id: str
     """The id of the connection in the log."""
     peer: Peer

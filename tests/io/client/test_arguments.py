@@ -44,7 +44,7 @@ async def collecting(**options: Any) -> None:
         ({"tls": True}, ValueError, 'tls must be "implicit", "starttls" or "none", not True'),
         ({"tls": ssl.create_default_context()}, ValueError, "tls must be"),
         ({"tls": ["none"]}, ValueError, "tls must be"),
-        ({"ssl_context": True}, TypeError, "ssl_context must be an ssl.SSLContext or None, not bool"),
+        ({"ssl_context": True}, TypeError, "ssl_context must be an SSLContext or None, not bool; use ssl."),
         ({"ssl_context": ssl.create_default_context()}, ValueError, 'with tls="none" no ssl_context is used'),
         ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
         ({"timeout": float("nan")}, ValueError, "timeout must be"),
