@@ -131,7 +131,7 @@ class Config:
     """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS.
 
     It must have a certificate (``load_cert_chain()``), which the ssl module cannot check in advance: without one, each
-    handshake fails, and the log says ``no shared cipher``.  For a test, use
+    handshake fails, and the log says ``NO_SHARED_CIPHER``.  For a test, use
     ``mailauth_io.adapters.tls.certificates.temporary_certificate().server``."""
 
     failure_delay: float = attrs.field(
@@ -186,7 +186,7 @@ class Config:
 
     grace: float = attrs.field(default=10.0, validator=field(check_number, zero=True))
     """The grace period in seconds at shutdown: a message that is being received may be completed.  All other sessions
-    end at once."""
+    end at once, and the server waits up to two seconds for each client to close.  No wait is longer than *grace*."""
 
     no_grants_from: tuple[Network, ...] = attrs.field(default=(), validator=[field(check_type, tuple), _networks])
     """Networks in which a login makes no grant, such as proxies and container gateways: many clients share their

@@ -115,6 +115,24 @@ async def test_incomplete_message_is_cut_off_after_the_grace_period(loop: loops.
         assert await loop.in_thread(read_all, connection) == b""
 
 
+@pytest.fixture
+def long_linger(no_linger: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for such clients, for longer than a test may take."""
+    for name in ("LINGER_SECONDS", "LINGER_TOTAL"):
+        monkeypatch.setattr(f"mailauth_io.adapters.connection.{name}", 3_600.0)
+
+
+@pytest.mark.usefixtures("long_linger")
+@on_both_loops
+async def test_clients_that_do_not_close_are_waited_for_until_the_grace_period_ends(loop: loops.Loop) -> None:
+    """docs/testing.md: a test with an idle client ends as soon.  The client has received its 421."""
+    async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=0.05) as listener:
+        connection = await loop.in_thread(dial, listener.port)
+        await loop.in_thread(read_line, connection)
+    with connection:
+        assert await loop.in_thread(read_all, connection) == GOODBYE
+
+
 @on_both_loops
 async def test_message_in_progress_at_shutdown_is_stored(loop: loops.Loop) -> None:
     """The message is in the maildrop after the server has stopped."""
