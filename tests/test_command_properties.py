@@ -265,8 +265,12 @@ def test_command_is_rejected_or_is_one_line_that_parses_back(kind: type[Any], na
     assert re.fullmatch(rb"[^\r\n\0]+\r\n", line)
     if kind in SENDABLE:
         connection = client_for(command)
-        assert connection is not None
-        assert written(connection) == line
+        rows = ROWS if ".smtp." in kind.__module__ else POP3_ROWS
+        if isinstance(command, smtp.GenericCommand | pop3.GenericCommand) and command.verb in rows:
+            assert connection is None  # the verb has a class
+        else:
+            assert connection is not None
+            assert written(connection) == line
     not_sent = {"source_route": (), "deleting": False}
     expected = attrs.evolve(command, **{name: value for name, value in not_sent.items() if hasattr(command, name)})
     assert read_back(kind, line[:-2], command) == expected
