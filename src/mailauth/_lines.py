@@ -162,7 +162,20 @@ class LineEnds:
             self._nul = True
         return self._decoder.newlines in _CLEAN and not self._nul
 
-    def begin(self) -> None:
-        """Reset the state for new content."""
+    def only_crlf(self, data: bytes, last: bool) -> bool:
+        """Check *data* as ``watch()`` does, but allow NUL.  With *last*, a CR at the end is a bare CR."""
+        self._decode(data.decode("latin-1"), last)
+        return self._decoder.newlines in _CLEAN
+
+    def whole_has_only_crlf(self, data: bytes) -> bool:
+        """Check *data*, the whole content: ``begin()`` and ``only_crlf()`` in one call."""
+        self._decoder.reset()
+        self._decode(data.decode("latin-1"), True)
+        return self._decoder.newlines in _CLEAN
+
+    def begin(self, *, after_cr: bool = False) -> None:
+        """Reset the state for new content, which follows a CR if *after_cr* is true."""
         self._decoder.reset()
         self._nul = False
+        if after_cr:
+            self._decode("\r")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
-from mailauth import Closed, CloseReason, LocalProtocolError, Question, Send, pop3
+from mailauth import Closed, CloseReason, LocalProtocolError, NeedData, Question, Send, pop3
 from mailauth._dots import Stuffer, stuff_whole
 from mailauth.pop3.content import TopLimiter
 from tests.pop3.drive import OPEN, TLS, Application, ask, in_transaction, maildrop, said, server, settle, talk
@@ -39,7 +40,7 @@ def test_retr_sends_the_message_stuffed(piece: int) -> None:
     assert content(answer) == TEXT
 
 
-@pytest.mark.parametrize("text", [b"a\r\nb", b"a\r\nb\r", b".", b"\r\n.", b"\r"])
+@pytest.mark.parametrize("text", [b"a\r\nb", b".", b"\r\n."])
 def test_missing_final_crlf_is_added(text: bytes) -> None:
     for piece in (1, 1000):
         connection, application = in_transaction(text, piece=piece)
@@ -97,19 +98,84 @@ def test_stuff_whole_gives_same_data_as_stuffer(text: str) -> None:
     assert stuff_whole(b"+OK\r\n", text.encode()) == b"".join(pieces)
 
 
-@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
-@pytest.mark.parametrize("text", [b"a\n.\nb\r\n", b"a\n.\r\nb\r\n", b"\n.\n\r\n", b"a\n..\n.b\r\n", b"a\r\n.\n.\r\n"])
-def test_dot_after_bare_lf_is_stuffed(text: bytes, piece: int) -> None:
-    """RFC 1939 section 3: a client that accepts LF as a line end, as poplib does, finds the same end of the response.
+BARE = [
+    b"a\nb\r\n",
+    b"\na\r\n",
+    b"a\n",
+    b"a\n.\r\nb\r\n",
+    b"a\rb\r\n",
+    b"a\r\r\n",
+    b"a\r",
+    b"\n",
+    b"\r",
+    b"a\r\n\n",
+    b"a\n\r",
+]
 
-    A store should pass CRLF only; a dot after a bare LF is stuffed too.
-    """
+
+@pytest.mark.parametrize("command", [b"RETR 1\r\n", b"TOP 1 99\r\n"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+@pytest.mark.parametrize("text", BARE)
+def test_bare_cr_or_lf_is_not_sent(text: bytes, piece: int, command: bytes) -> None:
+    """RFC 1939 section 3: lines end in CRLF.  A client that accepts LF, as poplib does, would read another message."""
+    connection, application = in_transaction(text, piece=piece)
+    connection.receive_data(command)
+    sent = b""
+
+    def pull() -> None:
+        nonlocal sent
+        while not isinstance(event := connection.next_event(), NeedData):
+            if isinstance(event, Question):
+                application.answer(connection, event)
+            elif isinstance(event, Send):
+                sent += event.data
+
+    with pytest.raises(LocalProtocolError, match="data contains a bare CR or a bare LF; end each line with CRLF"):
+        pull()
+    assert text.startswith(sent.partition(b"\r\n")[2])
+    assert re.search(rb"\r(?!\n|\Z)|(?<!\r)\n", sent) is None
+
+
+@pytest.mark.parametrize("text", [b"", b"a", b"a\r\nb", b"\r\n", b"a\0\r\n", b"\xff\x85\r\n", b"\r\n\r\n.\r\n"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+def test_other_content_is_sent_however_it_is_split(text: bytes, piece: int) -> None:
+    connection, application = in_transaction(text, piece=piece)
+    assert content(ask(connection, application, b"RETR 1")).removesuffix(b"\r\n") == text.removesuffix(b"\r\n")
+
+
+@pytest.mark.parametrize("first", [b"a\r", b"a\r\n", b""])
+def test_refused_piece_can_be_replaced(first: bytes) -> None:
+    """The question stays open.  A CR at the end of the piece before is remembered."""
+    connection, application = in_transaction(b"")
+    connection.receive_data(b"RETR 1\r\n")
+    retrieve = settle(connection, application, pause_at=pop3.Retrieve)[-1]
+    assert isinstance(retrieve, pop3.Retrieve)
+    for wrong in (b"a\nb", b"a\rb"):
+        with pytest.raises(LocalProtocolError):
+            connection.answer(retrieve, pop3.Content(data=wrong, last=False))
+    connection.answer(retrieve, pop3.Content(data=first, last=False))
+    events = settle(connection, application, pause_at=pop3.RetrieveMore)
+    more = events[-1]
+    assert isinstance(more, pop3.RetrieveMore)
+    for wrong in (b"b\n", b"b\r"):
+        with pytest.raises(LocalProtocolError):
+            connection.answer(more, pop3.Content(data=wrong))
+    rest = b"\nb" if first.endswith(b"\r") else b"b"
+    connection.answer(more, pop3.Content(data=rest))
+    events += settle(connection, application)
+    sent = b"".join(event.data for event in events if isinstance(event, Send))
+    assert sent.endswith(b"\r\n" + first + rest + b"\r\n.\r\n")
+
+
+@pytest.mark.parametrize("text", [b"a\r\n.\r\nb\r\n", b".\r\n", b"..a\r\n.b"])
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+def test_line_that_begins_with_a_dot_is_stuffed(text: bytes, piece: int) -> None:
+    """RFC 1939 section 3, however the message is split."""
     connection, application = in_transaction(text, piece=piece)
     answer = ask(connection, application, b"RETR 1")
-    lines = answer.split(b"\n")[1:]
-    assert lines[-1] == b""
-    assert [line.rstrip(b"\r") == b"." for line in lines[:-1]] == [False] * (len(lines) - 2) + [True]
-    assert b"".join(line.removeprefix(b".") + b"\n" for line in lines[:-2]) == text
+    lines = answer.split(b"\r\n")[1:]
+    assert lines[-2:] == [b".", b""]
+    assert [line.removeprefix(b".") for line in lines[:-2]] == text.removesuffix(b"\r\n").split(b"\r\n")
 
 
 def test_content_is_requested_after_previous_piece_is_sent() -> None:

@@ -12,8 +12,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from .._dots import stuff_whole
+from ..errors import LocalProtocolError
 from . import _standard_replies
 from .commands import Dele, List, Retrieve, Stat, checked_list, checked_retrieve
+from .content import BARE_LINE_END
 from .events import ServerEvent
 from .replies import Content
 from .verbs import ROWS
@@ -74,7 +76,10 @@ def handle_command(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent |
 
 
 def answer(c: ServerConnection, question: object, answer: object) -> bool:
-    """Carry out an answer with a whole message.  Return False to do nothing."""
+    """Carry out an answer with a whole message.  Return False to do nothing.
+
+    Raises LocalProtocolError for a bare CR or LF.
+    """
     if (
         not isinstance(answer, Content)
         or question is not c._question
@@ -84,6 +89,8 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
         or not (c._utf8 or answer.data.isascii())
     ):
         return False
+    if not c._line_ends.whole_has_only_crlf(answer.data):
+        raise LocalProtocolError(BARE_LINE_END)
     c._question = None
     c._write(stuff_whole(_MESSAGE_FOLLOWS, answer.data), due=c._input.used_up)
     return True

@@ -10,11 +10,16 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from .._dots import Stuffer
-from .._lines import CRLF
+from .._lines import CRLF, LineEnds
+from ..errors import LocalProtocolError
 from .maildrop import MaildropView
 
 _LINES_AT_ONCE: Final = 256
 """Messages listed in one piece of a LIST or UIDL response, which is about 20 KiB at most."""
+
+
+BARE_LINE_END: Final = "data contains a bare CR or a bare LF; end each line with CRLF"
+"""The text of the error for content that must not be sent."""
 
 
 class Lines(Protocol):
@@ -79,19 +84,33 @@ def needs_utf8(data: bytes) -> bool:
 class MessageSender:
     """The text of a message, dot-stuffed and truncated for TOP, with the final dot."""
 
-    __slots__ = ("_cut", "_stuffer", "ended", "number", "offset")
+    __slots__ = ("_after_cr", "_cut", "_line_ends", "_stuffer", "ended", "number", "offset")
 
-    def __init__(self, number: int, lines: int | None) -> None:
+    def __init__(self, number: int, lines: int | None, line_ends: LineEnds) -> None:
         self.number = number
         self.offset = 0
         """The number of bytes passed to ``take()`` so far."""
         self.ended = False
         """Whether the final dot was added, so that no more data is needed."""
+        self._line_ends = line_ends
+        line_ends.begin()
+        self._after_cr = False
         self._stuffer = Stuffer()
         self._cut = None if lines is None else TopLimiter(lines)
 
+    def check(self, data: bytes, *, last: bool) -> None:
+        """Check the line ends of *data*, the next piece.
+
+        Raises LocalProtocolError for a bare CR or LF.  Nothing changes then, and another piece can be checked.
+        """
+        if not self._line_ends.only_crlf(data, last):
+            self._line_ends.begin(after_cr=self._after_cr)
+            raise LocalProtocolError(BARE_LINE_END)
+        if data:
+            self._after_cr = data.endswith(b"\r")
+
     def take(self, data: bytes, *, last: bool) -> bytes:
-        """Return *data*, the next piece, as sent on the wire."""
+        """Return *data*, the next piece, as sent on the wire.  It must have passed ``check()``."""
         self.offset += len(data)
         if self._cut is not None:
             data = self._cut.take(data)

@@ -68,6 +68,12 @@ class FallibleQuestion(Question[A | Unavailable], Generic[A]):
 class Content:
     """A piece of a message, or all of it: the answer to Retrieve and RetrieveMore.
 
+    *data* is the text with CRLF line ends and before dot-stuffing, of any size.  Pieces may be split anywhere, even
+    between CR and LF.  A bare CR or LF, which two clients could read differently, is refused when the connection gets
+    the answer: ``answer()`` raises LocalProtocolError.  Convert text from a file: ``data.replace(b"\\n", b"\\r\\n")``.
+
+    *last* is true if the message ends with this piece, and false if more follows.
+
     For example:
 
         case pop3.Retrieve(number=number) as question:
@@ -75,11 +81,7 @@ class Content:
     """
 
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
-    """The text with CRLF line ends and before dot-stuffing.  Pieces may be split anywhere.
-
-    A bare LF is sent unchanged.  A dot after it is doubled, so that a client that accepts LF as a line end, such as
-    poplib, does not find the end of the response inside the message.
-    """
+    """The text with CRLF line ends and before dot-stuffing.  Pieces may be split anywhere."""
 
     last: bool = True
     """False if more follows: RetrieveMore is asked after this piece is written."""

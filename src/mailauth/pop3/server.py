@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 import attrs
 
 from .. import sasl
-from .._lines import LineTooLong
+from .._lines import LineEnds, LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, login_failed, parse_error_text
 from .._validators import check_type
@@ -65,6 +65,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         "_asked",
         "_errors",
         "_failed_logins",
+        "_line_ends",
         "_maildrop",
         "_sender",
         "_settings",
@@ -84,6 +85,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._asked: Verb[Any] | None = None  # the row of the open question
         self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
         self._maildrop = MaildropSession(_NO_MESSAGES)
+        self._line_ends = LineEnds()  # of the message that is sent
         self._sender: Sender | None = None  # of the response that is sent in the state SENDING
         self._utf8_mode = False
         self._utf8 = not settings.refuses_utf8_headers  # a message with a UTF-8 header may be sent unchanged
@@ -305,16 +307,16 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._state = _TRANSACTION
 
     def _begin_message(self, row: Verb[Any], question: Retrieve, content: Content) -> None:
+        sender = MessageSender(question.number, question.lines, self._line_ends)
+        sender.check(content.data, last=content.last)
         if not self._utf8 and needs_utf8(content.data):
             self._write_reply(_standard_replies.NEEDS_UTF8)
             return
         self._accept(row, question, None)
-        self._begin_response(MessageSender(question.number, question.lines))
-        self._send_message(content)
+        self._begin_response(sender)
+        self._send_message(sender, content)
 
-    def _send_message(self, content: Content) -> None:
-        sender = self._sender
-        assert isinstance(sender, MessageSender)
+    def _send_message(self, sender: MessageSender, content: Content) -> None:
         data = sender.take(content.data, last=content.last)
         if data:
             self._write(data, due=not sender.ended or self._input.used_up)
@@ -330,7 +332,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._resolve_command(row, question, answer)
         elif isinstance(question, RetrieveMore):
             if isinstance(answer, Content):
-                self._send_message(answer)
+                sender = self._sender
+                assert isinstance(sender, MessageSender)
+                sender.check(answer.data, last=answer.last)
+                self._send_message(sender, answer)
             else:
                 _unavailable(answer, Content)
                 self._close(CloseReason.ABORTED)  # with a final dot, the client would accept an incomplete message

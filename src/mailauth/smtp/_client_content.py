@@ -50,6 +50,5 @@ class Content:
 
     def _watch(self, data: bytes) -> None:
         if not self._binary and not self._line_ends.watch(data):
-            self._line_ends = LineEnds()
-            self._line_ends.watch(b"\r" if self._tail.endswith(b"\r") else b"")
+            self._line_ends.begin(after_cr=self._tail.endswith(b"\r"))
             raise LocalProtocolError("message content contains a bare CR, a bare LF or a NUL; end each line with CRLF")
