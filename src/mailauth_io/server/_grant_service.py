@@ -59,7 +59,8 @@ class GrantService:
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:
         """Revoke the grants of *identity* that are older than *older_than* seconds."""
-        await self._grants.revoke_identity(identity, older_than)
+        revoked = await self._grants.revoke_identity(identity, older_than)
+        check_result(self._grants, "revoke_identity", revoked, int, "the number of grants revoked")
 
     def _is_excluded(self, address: str) -> bool:
         try:

@@ -1,8 +1,9 @@
-"""Checks of what the methods of a store return.  They cannot be checked before the first call."""
+"""Checks of what the methods of a store return and raise.  They cannot be checked before the first call."""
 
 from __future__ import annotations
 
 from .._checks import interface_problem, type_name
+from ..logs import place
 
 
 class WrongResult(TypeError):
@@ -23,3 +24,12 @@ def check_returned_interface(store: object, method: str, value: object, interfac
             f"{method}() of {type_name(store)} must return an object with the methods of stores.{interface.__name__};"
             f" {problem}"
         )
+
+
+class MethodFailed(RuntimeError):
+    """A method that gets a password or a token has raised.  The text has the class and the place of the exception."""
+
+
+def method_failed(owner: object, method: str, error: Exception) -> MethodFailed:
+    """Return what is raised, from None, in place of *error* of *method* of *owner*: its message may quote a secret."""
+    return MethodFailed(f"{method}() of {type_name(owner)} failed: {type(error).__name__} at {place(error)}")

@@ -133,6 +133,30 @@ class ServerState:
             self._pop3_settings[proofs] = self.config.pop3_settings(proofs)
         return self._pop3_settings[proofs]
 
+    async def ask_store(self, session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
+        """Await *answer*, the result of a store operation, and return it.
+
+        A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.
+        ClientDisconnected is raised, since it is not a failure of the store.
+        """
+        try:
+            return await answer
+        except ClientDisconnected:
+            raise
+        except Exception as error:
+            self.log_failure(session, part, error)
+            return question.unavailable
+
+    def log_failure(self, session: str, part: str, error: Exception) -> None:
+        """Log that the store *part* failed: "accounts", "maildrops" or "grants"; see ``_log.log_failure()``."""
+        stores = self.stores
+        used = {
+            "accounts": (stores.accounts, stores.tokens, stores.certificates),
+            "maildrops": (stores.maildrops,),
+            "grants": (stores.grants,),
+        }
+        log_failure(session, part, error, *used[part])
+
     def name(self, text: str) -> str:
         """Return the canonical account name for *text*, empty if *text* cannot name a local account."""
         return mailbox_name(text, self.policy.domains) or ""
@@ -170,10 +194,7 @@ class ServerState:
 
     async def reload(self) -> None:
         """Reload changed accounts now.  A failure is logged, not raised."""
-        try:
-            await self.accounts("reload", at_once=True)
-        except Exception as error:
-            log_failure("reload", "accounts", error)
+        await self._refresh("reload", at_once=True)
 
     def add_session(self, connection: AsyncServerConnection[Any], identity: str, login_sequence: int) -> None:
         """Register *connection* as logged in as *identity*.
@@ -208,7 +229,7 @@ class ServerState:
                 if self.grant_service is not None:
                     await self.grant_service.revoke_identity(name, self.clock() - since)
             except Exception as error:
-                log_failure(session, "grants", error)
+                self.log_failure(session, "grants", error)
                 return
             if self._to_revoke.get(name) == since:
                 del self._to_revoke[name]
@@ -276,7 +297,7 @@ class ServerState:
         async def answer() -> bytes | None:
             return await (await self.accounts(session)).secret(self.name(question.authentication_identity))
 
-        return await ask_store(session, "accounts", question, answer())
+        return await self.ask_store(session, "accounts", question, answer())
 
     async def fetch_scram_keys(
         self, connection: AsyncServerConnection[Any], session: str, question: sasl.FetchScramKeys
@@ -289,16 +310,15 @@ class ServerState:
 
         return await self._ask_accounts(connection, session, question, answer())
 
-    @staticmethod
     async def _ask_accounts(
-        connection: AsyncServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
+        self, connection: AsyncServerConnection[Any], session: str, question: Question[A], answer: Awaitable[A]
     ) -> A:
         """Call ``ask_store``; shut the connection down if the client disconnected while its login was queued.
 
         The client may have pipelined many more logins.  They are neither answered nor logged.
         """
         try:
-            return await ask_store(session, "accounts", question, answer)
+            return await self.ask_store(session, "accounts", question, answer)
         except ClientDisconnected:
             connection.shut_down()
             return question.unavailable
@@ -310,7 +330,7 @@ class ServerState:
             owner = await (await self.accounts(session)).token_owner(question.token)
             return owner or sasl.Refusal.BAD_CREDENTIALS
 
-        return await ask_store(session, "accounts", question, answer())
+        return await self.ask_store(session, "accounts", question, answer())
 
     async def check_external(self, session: str, question: sasl.CheckExternal) -> str | sasl.Refusal:
         """Return the answer to *question*: an account that the certificate authenticates.
@@ -326,7 +346,7 @@ class ServerState:
                 return wanted
             return next(iter(owners)) if len(owners) == 1 else sasl.Refusal.BAD_CREDENTIALS
 
-        return await ask_store(session, "accounts", question, answer())
+        return await self.ask_store(session, "accounts", question, answer())
 
     def authorize(self, question: sasl.Authorize) -> Accept | sasl.Refusal:
         """Return the answer to *question*.
@@ -347,35 +367,31 @@ class ServerState:
         name = self.name(identity)
         if self.grant_service is None or not name:  # an interceptor may accept a name that no account can have
             return
+        if not await self._refresh(session):
+            return
         try:
-            await self.accounts(session)
             if self._changed.get(name, 0) < login_sequence:
                 await self.grant_service.grant(session, address, name)
         except Exception as error:
-            log_failure(session, "grants", error)
+            self.log_failure(session, "grants", error)
+
+    async def _refresh(self, session: str, *, at_once: bool = False) -> bool:
+        """Refresh the accounts.  A failure is logged, and False is returned."""
+        try:
+            await self.accounts(session, at_once=at_once)
+        except Exception as error:
+            self.log_failure(session, "accounts", error)
+            return False
+        return True
 
     async def find_grant(self, session: str, address: str) -> Lookup:
         """Look up the active grant for *address*; return UNAVAILABLE if the store fails."""
         if self.grant_service is None:
             return None
+        if not await self._refresh(session):
+            return UNAVAILABLE
         try:
-            await self.accounts(session)
             return UNAVAILABLE if self._to_revoke else await self.grant_service.find(address)
         except Exception as error:
-            log_failure(session, "grants", error)
+            self.log_failure(session, "grants", error)
             return UNAVAILABLE
-
-
-async def ask_store(session: str, part: str, question: Question[A], answer: Awaitable[A]) -> A:
-    """Await *answer*, the result of a store operation, and return it.
-
-    A failure is logged with the name of the store, *part*, and ``question.unavailable`` is returned.
-    ClientDisconnected is raised, since it is not a failure of the store.
-    """
-    try:
-        return await answer
-    except ClientDisconnected:
-        raise
-    except Exception as error:
-        log_failure(session, part, error)
-        return question.unavailable

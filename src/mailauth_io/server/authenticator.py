@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Collection, Set
 from types import NoneType
 from typing import Final
 
@@ -19,7 +19,7 @@ from .._checks import check_interface, check_type
 from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
 from ..stores.hashing import LOCAL, Hashing, LoginSource
 from ..stores.protocols import Account, Accounts, Certificates, Changes, Tokens
-from ._results import check_result
+from ._results import check_result, method_failed
 
 _NO_SECRETS: Final = (
     "CRAM-MD5, APOP and SCRAM-SHA-1 are not available: they require a plain-text password ({PLAIN}) for every account."
@@ -73,10 +73,12 @@ class Authenticator:
 
     def _stored(self) -> tuple[Credential, ...]:
         """Return what the store returns as its passwords.  Raises TypeError if it returns something else."""
-        credentials = tuple(self._accounts.credentials())
+        credentials: Collection[Credential] = self._accounts.credentials()
+        wanted = "a collection of Credential"
+        check_result(self._accounts, "credentials", credentials, Collection, wanted)
         for credential in credentials:
-            check_result(self._accounts, "credentials", credential, Credential, "a collection of Credential")
-        return credentials
+            check_result(self._accounts, "credentials", credential, Credential, wanted)
+        return tuple(credentials)
 
     def _begin(self, credentials: tuple[Credential, ...]) -> None:
         """Compute the values that depend on the current accounts."""
@@ -188,6 +190,8 @@ class Authenticator:
     async def check_password(self, name: str, password: bytes, source: LoginSource = LOCAL) -> bool:
         """Return whether this is the password of *name*.
 
+        An exception of ``Credential.check()`` is raised as a RuntimeError with its class and place only: its message
+        may quote the password.
         *source* determines the position of a slow check in the queue: see ``Hashing.run``.
         """
         known = await self._credential(name)
@@ -205,7 +209,12 @@ class Authenticator:
     @staticmethod
     def _is_right(credential: Credential, known: Credential | None, password: bytes) -> bool:
         """Return whether *password* matches *credential* and the name is *known*."""
-        return credential.check(password) and known is not None
+        try:
+            right = credential.check(password)
+        except Exception as error:
+            raise method_failed(credential, "check", error) from None
+        check_result(credential, "check", right, bool, "a bool")
+        return right and known is not None
 
     async def secret(self, name: str) -> bytes | None:
         """Return the secret of *name* for CRAM-MD5 and APOP, or None if the name is unknown or has no secret."""
@@ -230,13 +239,26 @@ class Authenticator:
         return decoy if keys is None else keys
 
     async def token_owner(self, token: bytes) -> str | None:
-        """Return the canonical name of the account that has this bearer token, or None."""
-        owner = None if self._tokens is None else await self._tokens.token_owner(token)
+        """Return the canonical name of the account that has this bearer token, or None.
+
+        An exception of the token store is raised as a RuntimeError with its class and place only: its message may quote
+        the token.
+        """
+        if self._tokens is None:
+            return None
+        try:
+            owner = await self._tokens.token_owner(token)
+        except Exception as error:
+            raise method_failed(self._tokens, "token_owner", error) from None
         check_result(self._tokens, "token_owner", owner, (str, NoneType), "a str or None")
         return owner if owner is not None and await self.exists(owner) else None
 
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
         """Return the canonical names of the accounts that a client certificate with *names* authenticates."""
-        owners = frozenset[str]() if self._certificates is None else await self._certificates.certificate_owners(names)
+        if self._certificates is None:
+            return frozenset()
+        owners = await self._certificates.certificate_owners(names)
         check_result(self._certificates, "certificate_owners", owners, Set, "a frozenset of names")
+        for owner in owners:
+            check_result(self._certificates, "certificate_owners", owner, str, "a frozenset of names")
         return frozenset([name for name in owners if await self.exists(name)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import NoneType
+
 import attrs
 
 from mailauth import smtp
@@ -9,7 +11,7 @@ from mailauth import smtp
 from ..stores import BudgetExceeded, Envelope, Maildrops, MessageContent, Outbox, Staged
 from . import trace
 from ._log import log_failure
-from ._results import check_returned_interface
+from ._results import check_result, check_returned_interface
 
 NO_ROOM = smtp.Reply(452, "4.3.1", "insufficient storage, try again later")
 NOT_STORED = smtp.Reply(451, "4.3.0", "message not stored, try again later")
@@ -57,6 +59,7 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
         return HEADER_TOO_LONG
     staged: list[tuple[str, Staged]] = []
     part = "maildrops"
+    used: object = maildrops
     try:
         path = message.reverse_path
         head = trace.return_path("" if path is None else str(path)) + message.received
@@ -65,7 +68,7 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
             check_returned_interface(maildrops, "stage", copy, Staged)
             staged.append((part, copy))
         if message.relayed:
-            part = "outbox"
+            part, used = "outbox", outbox
             envelope = Envelope(
                 queue_id=message.queue_id,
                 reverse_path="" if path is None else path.spelling,
@@ -75,8 +78,9 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
             check_returned_interface(outbox, "stage", copy, Staged)
             staged.append((part, copy))
         for store, copy in staged:
-            part = store
-            await copy.commit()
+            part, used = store, copy
+            committed = await copy.commit()  # type: ignore[func-returns-value]  # checked, since any object may be a store
+            check_result(copy, "commit", committed, NoneType, "None")
     except BaseException as error:
         for _, copy in staged:
             copy.discard()
@@ -86,6 +90,6 @@ async def deliver(message: Message, maildrops: Maildrops, outbox: Outbox) -> smt
             return error.reply
         if not isinstance(error, Exception):
             raise
-        log_failure(message.queue_id, part, error)
+        log_failure(message.queue_id, part, error, used)
         return NOT_STORED
     return smtp.Reply(250, "2.0.0", f"queued as {message.queue_id}")

@@ -6,17 +6,22 @@ A grant is made after a successful login, before the +OK is sent.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import ClassVar, Final, assert_never
+from types import NoneType
+from typing import ClassVar, Final, TypeVar, assert_never
 
-from mailauth import ACCEPT, Accept, ExtensionQuestion, Notice, Question, TlsStarted, pop3, sasl
+from mailauth import ACCEPT, Accept, ExtensionQuestion, LocalProtocolError, Notice, Question, TlsStarted, pop3, sasl
 
+from .._checks import type_name
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
-from ._results import check_returned_interface
+from ._results import WrongResult, check_result, check_returned_interface
 from ._session import Next, Session
-from ._state import ServerState, ask_store
+from ._state import ServerState
+
+A = TypeVar("A")
 
 MAX_UNREADABLE: Final = 20
 """The number of files logged at a login because they cannot be read."""
@@ -45,15 +50,13 @@ class Pop3Session(Session[pop3.ServerEvent]):
                     continue
             match event:
                 case pop3.Retrieve(number=number) as question:
-                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._read(number, 0)))
+                    await self._send_content(question, number, 0)
                 case pop3.RetrieveMore(number=number, offset=offset) as question:
-                    connection.answer(
-                        question, await ask_store(self.id, "maildrops", question, self._read(number, offset))
-                    )
+                    await self._send_content(question, number, offset)
                 case pop3.OpenMaildrop(identity=identity) as question:
-                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._open(identity)))
+                    connection.answer(question, await self._ask_maildrops(question, self._open(identity)))
                 case pop3.Update(deleted=deleted) as question:
-                    connection.answer(question, await ask_store(self.id, "maildrops", question, self._update(deleted)))
+                    connection.answer(question, await self._ask_maildrops(question, self._update(deleted)))
                 case (
                     sasl.CheckPassword()
                     | sasl.FetchSecret()
@@ -86,6 +89,19 @@ class Pop3Session(Session[pop3.ServerEvent]):
                 case _:
                     assert_never(event)
 
+    async def _ask_maildrops(self, question: Question[A], answer: Awaitable[A]) -> A:
+        return await self.server_state.ask_store(self.id, "maildrops", question, answer)
+
+    async def _send_content(self, question: pop3.Retrieve | pop3.RetrieveMore, number: int, offset: int) -> None:
+        """Answer *question* with a piece of a message.  If it has wrong line ends, that is a failure of the store."""
+        answer = await self._ask_maildrops(question, self._read(number, offset))
+        try:
+            self.connection.answer(question, answer)
+        except LocalProtocolError as error:
+            wrong = WrongResult(f"read() of {type_name(self._maildrop)} must return text with CRLF line ends: {error}")
+            self.server_state.log_failure(self.id, "maildrops", wrong.with_traceback(error.__traceback__))
+            self.connection.decline(question)
+
     async def _open(self, identity: str) -> pop3.Maildrop | pop3.Unavailable:
         maildrops = self.server_state.stores.maildrops
         opened = await maildrops.open(self.server_state.name(identity))
@@ -114,17 +130,20 @@ class Pop3Session(Session[pop3.ServerEvent]):
         if self._maildrop is None:
             return pop3.Unavailable.TEMPORARY
         try:
-            return await self._maildrop.read(number, offset)
+            content = await self._maildrop.read(number, offset)
         except OSError as error:
             filename: object = error.filename
             if isinstance(filename, str | Path):
                 self._log_unreadable(Path(filename), error.strerror)
             raise
+        check_result(self._maildrop, "read", content, pop3.Content, "a pop3.Content")
+        return content
 
     async def _update(self, deleted: frozenset[int]) -> Accept | pop3.Unavailable:
         if self._maildrop is None:
             return pop3.Unavailable.TEMPORARY
-        await self._maildrop.update(deleted)
+        updated = await self._maildrop.update(deleted)  # type: ignore[func-returns-value]  # checked
+        check_result(self._maildrop, "update", updated, NoneType, "None")
         self.log(logging.INFO, "messages deleted", identity=shown(self.connection.identity), number=len(deleted))
         self.release_resources()
         return ACCEPT

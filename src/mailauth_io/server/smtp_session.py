@@ -19,7 +19,6 @@ from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace
-from ._log import log_failure
 from ._relay import RelayConnection
 from ._session import Next, Session
 from ._state import ServerState
@@ -257,7 +256,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         try:
             known = await (await self.server_state.accounts(self.id)).exists(name)
         except Exception as error:
-            log_failure(self.id, "accounts", error)
+            self.server_state.log_failure(self.id, "accounts", error)
             return question.unavailable
         if not known:
             return NO_MAILBOX

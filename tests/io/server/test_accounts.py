@@ -300,7 +300,7 @@ def test_failed_reload_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> 
             await ports.reload()
 
     run(main)
-    assert 'store failed connection=reload part=accounts reason="OSError: Input/output error"' in caplog.text
+    assert 'store failed connection=reload part=accounts reason="OSError: [Errno 5] Input/output error"' in caplog.text
 
 
 @on_both_loops

@@ -328,8 +328,7 @@ def test_failed_delivery_step_leaves_the_message_in_no_store(
         logged = f"store failed connection=q queue_id=q-1 part={part} reason="
         assert logged in caplog.text
         assert type(error).__name__ in caplog.text.partition(logged)[2]
-        # A full disk is not a bug, and clients can cause this log line as often as they like.
-        assert ("Traceback" in caplog.text) is isinstance(error, RuntimeError)
+        assert "Traceback" in caplog.text  # the failing store is not one of mailauth
 
 
 @on_both_loops

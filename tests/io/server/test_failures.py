@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Set
 from typing import TypeVar
+from unittest import mock
 
 import attrs
 import pytest
@@ -28,13 +29,14 @@ T = TypeVar("T")
 
 @attrs.define
 class Broken:
-    """Raises an exception in the given methods; the message quotes a secret."""
+    """Raises an exception in the given methods."""
 
     methods: set[str] = attrs.field(factory=set)
+    error: Exception = attrs.field(factory=lambda: RuntimeError("no row"))
 
     def check(self, method: str) -> None:
         if method in self.methods:
-            raise RuntimeError(f"no row for {PASSWORD!r}")
+            raise self.error
 
 
 @attrs.define
@@ -153,7 +155,8 @@ def test_smtp_login_gets_454_if_the_accounts_fail(run: Run, mechanism: str, capl
             assert authenticate(smtp, mechanism) == 235
 
     backend.meet(run, client)
-    assert re.search(r'part=accounts reason=RuntimeError at="test_failures.py:[0-9]+ ', caplog.text)
+    assert re.search(r'part=accounts reason="RuntimeError: no row" at="test_failures.py:[0-9]+ ', caplog.text)
+    assert ", in check\n    raise self.error\nRuntimeError: no row" in caplog.text
     assert PASSWORD not in caplog.text
 
 
@@ -196,8 +199,8 @@ def test_message_gets_451_if_it_cannot_be_stored(run: Run, caplog: pytest.LogCap
             assert smtp.sendmail("sender@far.test", ["alice@example.test"], "x") == {}
 
     backend.meet(run, client)
-    assert 'part=maildrops reason="RuntimeError: no row for ' in caplog.text
-    assert ", in check\n    raise RuntimeError(" in caplog.text
+    assert 'part=maildrops reason="RuntimeError: no row" at=' in caplog.text
+    assert ", in check\n    raise self.error\n" in caplog.text
 
 
 def test_pop3_login_gets_sys_temp_if_the_maildrop_cannot_be_opened(run: Run) -> None:
@@ -388,6 +391,68 @@ def test_store_failure_is_logged_with_traceback_only_for_bugs(
     assert (record.exc_info is not None) is with_traceback
     assert ("at=" in record.getMessage()) is isinstance(error, (RuntimeError, LocalProtocolError))
     assert "open sesame" not in caplog.text
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (sqlite3.OperationalError("no such table: mail"), '"OperationalError: no such table: mail"'),
+        (OSError(28, "No space left on device"), '"OSError: [Errno 28] No space left on device"'),
+        (stores.CredentialError("unknown scheme"), '"CredentialError: unknown scheme"'),
+        (KeyError("alice"), "\"KeyError: 'alice'\""),
+    ],
+)
+@pytest.mark.parametrize("part", ["accounts", "maildrops", "outbox", "grants"])
+def test_failure_of_an_applications_store_is_logged_with_message_and_traceback(
+    run: Run, part: str, error: Exception, reason: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """architecture.md, invariant 13: nothing else tells its author what is wrong."""
+    caplog.set_level(level, "mailauth_io.server")
+
+    async def main() -> None:
+        try:
+            raise error
+        except Exception as raised:
+            log_failure("0a1b", part, raised, None, stores.MemoryOutbox(), Maildrops(Broken()))
+
+    run(main)
+    (record,) = caplog.records
+    text = f"store failed connection=0a1b part={part} reason={reason} at="
+    assert record.getMessage().replace("\\'", "'").startswith(text)
+    assert record.exc_info is not None
+
+
+def test_busy_hashing_has_no_traceback_for_any_store(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Clients can cause it as often as they like."""
+
+    async def main() -> None:
+        log_failure("0a1b", "accounts", stores.HashingBusy(), Accounts(Broken()))
+
+    run(main)
+    (record,) = caplog.records
+    assert record.getMessage() == "store failed connection=0a1b part=accounts reason=HashingBusy"
+    assert record.exc_info is None
+
+
+@pytest.mark.parametrize("part", ["accounts", "grants"])
+def test_failure_is_logged_for_the_store_that_failed(run: Run, part: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The accounts are refreshed before a grant is looked up.  The store of grants is of this package."""
+    broken = Broken({"refresh"} if part == "accounts" else set())
+    grants = stores.MemoryGrants()
+    if part == "grants":
+        grants.find = mock.AsyncMock(side_effect=RuntimeError("a secret"))  # type: ignore[method-assign]
+    kept = server.Stores(
+        accounts=Accounts(broken), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=grants
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("sender@far.test")
+            assert smtp.rcpt("dinah@far.test")[0] == 451
+
+    meet(run, client, kept=kept, postmaster=None)
+    assert f" part={part} reason=" in caplog.records[0].getMessage()
 
 
 def test_a_rejected_command_is_logged_with_its_verb_if_the_server_knows_it(

@@ -49,7 +49,9 @@ def test_login_gets_temporary_failure_if_any_accounts_method_fails(
 ) -> None:
     """RFC 4954 section 6, RFC 3206 section 4: the reply does not claim that the password is wrong."""
     caplog.set_level(logging.INFO)
-    broken = Broken({method.partition(" ")[0]})
+    name = method.partition(" ")[0]
+    gets_secret = name == "token_owner"
+    broken = Broken({name}, KeyError("a-token-of-alice" if gets_secret else "no row"))
     real = MemoryAccounts({"alice": PASSWORD.encode()}, tokens=[("alice", b"a-token-of-alice")])
     accounts = Accounts(broken, real)
     kept = server.Stores(
@@ -66,11 +68,52 @@ def test_login_gets_temporary_failure_if_any_accounts_method_fails(
 
     run(main)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert re.search(r'part=accounts reason=RuntimeError at="test_failures.py:[0-9]+ check, ', line)
-    assert not any(record.exc_info for record in caplog.records)
+    if gets_secret:  # the message may quote it
+        reason = r"MethodFailed: token_owner\(\) of Accounts failed: KeyError at test_failures.py:[0-9]+ check, "
+    else:
+        reason = r"KeyError: 'no row'\" at=\"test_failures.py:[0-9]+ check, "
+    assert re.search(f'part=accounts reason="{reason}', line)
+    assert "Traceback" in caplog.text
     assert PASSWORD not in caplog.text
     assert "a-token" not in caplog.text
     assert capfd.readouterr() == ("", "")
+
+
+@attrs.frozen
+class Quoting(Credential):
+    """Raises an exception that quotes the password of the client."""
+
+    proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.PASSWORD})
+
+    @property
+    def kind(self) -> str:
+        return "quoting"
+
+    def check(self, password: bytes) -> bool:
+        raise LookupError(password)
+
+    def scram_keys(self, hash_name: str) -> None:
+        return None
+
+
+@on_both_loops
+def test_exception_of_a_credential_is_logged_without_its_message(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """architecture.md, invariant 6: it gets the password of the client, which its message may quote."""
+    real = MemoryAccounts([Account(name="alice", credential=Quoting()), stores.from_password("bob", b"x")])
+    kept = server.Stores(
+        accounts=Accounts(Broken(), real), maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox()
+    )
+
+    def client(served: Served) -> None:
+        with login_of_alice(served) as alice:
+            assert hear(alice).startswith(b"454")
+
+    meet(run, client, kept=kept)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    reason = "MethodFailed: check() of Quoting failed: LookupError at test_faults_accounts.py:"
+    assert f'part=accounts reason="{reason}' in record.getMessage()
+    assert "Traceback" in caplog.text
+    assert PASSWORD not in caplog.text
 
 
 @attrs.frozen

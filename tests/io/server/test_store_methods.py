@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from mailauth import pop3
 from mailauth_io import server, stores
 from mailauth_io.logs import Event
 from tests.io.server_support import PASSWORD, Run, Served, accounts, authenticate, meet, on_both_loops, run_on_trio
@@ -161,6 +162,10 @@ def test_authenticator_checks_its_stores_too() -> None:
         server.Authenticator(with_method("accounts", "find", plain))
     with pytest.raises(TypeError, match=r"credentials\(\) of Database must return a collection of Credential, not str"):
         server.Authenticator(with_method("accounts", "credentials", lambda self: [PASSWORD]))
+    with pytest.raises(
+        TypeError, match=r"credentials\(\) of Database must return a collection of Credential, not None"
+    ):
+        server.Authenticator(with_method("accounts", "credentials", lambda self: None))
 
 
 def returning(part: str, method: str, value: object) -> Store:
@@ -188,6 +193,33 @@ class Opened:
     async def update(self, deleted: frozenset[int]) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class OneMessage:
+    """A maildrop with one message.  The methods return what a test sets."""
+
+    messages = (pop3.Message(size=10, unique_id="a"),)
+
+    def __init__(self, *contents: object, updated: object = None) -> None:
+        self._contents = contents
+        self._updated = updated
+
+    async def read(self, number: int, offset: int = 0) -> Any:
+        return self._contents[0 if offset == 0 else 1]
+
+    async def update(self, deleted: frozenset[int]) -> Any:
+        return self._updated
+
+    def close(self) -> None: ...
+
+
+class Uncommitted:
+    """A staged message that reports with False that it was not stored."""
+
+    async def commit(self) -> Any:
+        return False
+
+    def discard(self) -> None: ...
 
 
 def log_in(served: Served) -> bytes:
@@ -218,6 +250,27 @@ def open_maildrop(served: Served) -> bytes:
     answer = session.file.readline()
     session.close()
     return answer
+
+
+def with_message(served: Served, *commands: bytes) -> list[bytes]:
+    """Log in, send *commands*, and return the rest of each first line of a response."""
+    session = served.log_in()
+    answers: list[bytes] = []
+    for command in commands:
+        session.sock.sendall(command + b"\r\n")
+        answers.append(session.file.readline())
+    session.close()
+    return answers
+
+
+def retrieve(served: Served) -> bytes:
+    first, second = with_message(served, b"RETR 1", b"NOOP")
+    assert second.startswith(b"+OK")  # the session goes on
+    return first
+
+
+def delete(served: Served) -> bytes:
+    return with_message(served, b"DELE 1", b"QUIT")[1]
 
 
 def send_token(served: Served) -> bytes:
@@ -265,10 +318,82 @@ def test_wrong_result_is_a_temporary_failure_with_message_and_traceback_in_the_l
     assert PASSWORD not in caplog.text
 
 
+INNER: list[tuple[str, str, object, Callable[[Served], bytes], bytes, str]] = [
+    ("maildrops", "open", OneMessage(b"text\r\n"), retrieve, b"-ERR [SYS/TEMP]",
+     "read() of OneMessage must return a pop3.Content, not bytes"),
+    ("maildrops", "open", OneMessage(None), retrieve, b"-ERR [SYS/TEMP]",
+     "read() of OneMessage must return a pop3.Content, not None"),
+    ("maildrops", "open", OneMessage(updated=0), delete, b"-ERR [SYS/TEMP]",
+     "update() of OneMessage must return None, not int"),
+    ("maildrops", "stage", Uncommitted(), lambda served: send(served, "alice@example.test"), b"451",
+     "commit() of Uncommitted must return None, not bool"),
+    ("outbox", "stage", Uncommitted(), lambda served: send(served, "dinah@far.test"), b"451",
+     "commit() of Uncommitted must return None, not bool"),
+]  # fmt: skip
+"""Methods of what a store returns."""
+
+
+@on_both_loops
+@pytest.mark.parametrize(("part", "method", "value", "client", "reply", "wanted"), INNER, ids=range(len(INNER)))
+def test_wrong_result_of_what_a_store_returns_is_a_temporary_failure(
+    run: Run,
+    part: str,
+    method: str,
+    value: object,
+    client: Callable[[Served], bytes],
+    reply: bytes,
+    wanted: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR, "mailauth_io.server")
+    kept = built(**{part: returning(part, method, value)})
+    assert meet(run, client, kept=kept, postmaster=None).startswith(reply)
+    assert isinstance(caplog.records[0].msg, Event)
+    assert caplog.records[0].msg.fields["reason"] == f"WrongResult: {wanted}"
+    assert caplog.records[0].exc_info is not None
+
+
+RULE = "read() of OneMessage must return text with CRLF line ends: data contains a bare CR or a bare LF"
+
+
+@on_both_loops
+@pytest.mark.parametrize("text", [b"Subject: x\n\nbody\n", b"Subject: x\r\n\r\nbody\r"])
+def test_maildrop_with_bare_lf_is_a_temporary_failure(run: Run, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """architecture.md, invariants 1 and 10."""
+    kept = built(maildrops=returning("maildrops", "open", OneMessage(pop3.Content(data=text))))
+    assert meet(run, retrieve, kept=kept, postmaster=None).startswith(b"-ERR [SYS/TEMP]")
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage().startswith("store failed ")
+    assert RULE in record.getMessage()
+    assert record.exc_info is not None
+
+
+@on_both_loops
+def test_bare_lf_in_a_later_piece_closes_the_connection_without_final_dot(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client must not take the part before it for the whole message."""
+    pieces = (pop3.Content(data=b"one\r\n", last=False), pop3.Content(data=b"two\nthree\r\n"))
+    kept = built(maildrops=returning("maildrops", "open", OneMessage(*pieces)))
+
+    def client(served: Served) -> bytes:
+        session = served.log_in()
+        session.sock.sendall(b"RETR 1\r\n")
+        received: bytes = session.file.read()
+        session.close()
+        return received
+
+    assert meet(run, client, kept=kept, postmaster=None).endswith(b"\r\none\r\n")
+    assert RULE in caplog.text
+
+
 def test_wrong_certificate_owners_are_a_type_error() -> None:
     async def main() -> None:
         found = server.Authenticator(accounts(), certificates=returning("certificates", "certificate_owners", "alice"))
         with pytest.raises(TypeError, match=r"certificate_owners\(\) of Database must return a frozenset of names"):
+            await found.certificate_owners(frozenset({"CN:alice"}))
+        found = server.Authenticator(accounts(), certificates=returning("certificates", "certificate_owners", {1}))
+        with pytest.raises(TypeError, match="must return a frozenset of names, not int"):
             await found.certificate_owners(frozenset({"CN:alice"}))
 
     run_on_trio(main)
