@@ -96,9 +96,31 @@ def members(kind: type) -> Iterator[tuple[str, object]]:
     """Yield the public functions and properties of *kind*, those of its base classes in this project included."""
     for base in kind.__mro__:
         if base.__module__.startswith("mailauth"):
-            for name, value in vars(base).items():
+            for name, value in tuple(vars(base).items()):
                 if not name.startswith("_") and isinstance(value, (FunctionType, classmethod, staticmethod, property)):
                     yield name, getattr(kind, name)
+
+
+_CODE: Final = re.compile(r"``([^`]*)``")
+_CLASS: Final = re.compile(r"\b(?:[A-Z][a-z0-9]+){2,}\b")  # two or more words, such as BudgetExceeded
+_MEMBER: Final = re.compile(r"([A-Z]\w+)\.([a-z]\w*)")
+
+STANDARD: Final = frozenset({"EmailMessage", "FileHandler", "IntEnum", "LogRecord", "StreamHandler", "TemporaryFile"})
+"""Classes of the standard library, of two or more words, that docstrings name."""
+
+
+def unknown_names(docstring: str, public: Mapping[str, Any]) -> list[str]:
+    """Return the names of classes in *docstring*, and of members such as ``Outbox.stage()``, that are not *public*.
+
+    A name of one word may be another word, so it is not checked, except before a dot.
+    """
+    words = _CLASS.findall(docstring)
+    found = [name for name in words if name not in public and name not in STANDARD and not hasattr(builtins, name)]
+    for text in _CODE.findall(docstring):
+        member = _MEMBER.match(text)
+        if member and member[1] in public and not _has(public[member[1]], member[2]):
+            found.append(member[0])
+    return found
 
 
 def example(docstring: str) -> list[str]:

@@ -6,7 +6,16 @@ import inspect
 
 import pytest
 
-from tests.docstring_examples import errors, example, members, namespace, public_modules, public_objects
+from mailauth_io import stores
+from tests.docstring_examples import (
+    errors,
+    example,
+    members,
+    namespace,
+    public_modules,
+    public_objects,
+    unknown_names,
+)
 
 MODULES = public_modules()
 OBJECTS = public_objects(MODULES)
@@ -42,6 +51,24 @@ def test_each_public_function_and_method_has_a_docstring() -> None:
     for name, kind in CLASSES.items():
         missing += [f"{name}.{member}" for member, value in members(kind) if not inspect.getdoc(value)]
     assert missing == []
+
+
+def test_a_docstring_names_only_public_classes() -> None:
+    """A reader must be able to find, raise and catch what it names."""
+    everything = {name: getattr(module, name) for module in MODULES.values() for name in module.__all__}
+    found: dict[str, list[str]] = {}
+    for name, value in OBJECTS.items():
+        public = {**everything, **vars(MODULES[name.rpartition(".")[0]])}  # smtp and pop3 have names in common
+        found[name] = unknown_names(inspect.getdoc(value) or "", public)
+        for member, function in members(value) if isinstance(value, type) else ():
+            found[f"{name}.{member}"] = unknown_names(inspect.getdoc(function) or "", public)
+    assert {name: unknown for name, unknown in found.items() if unknown} == {}
+
+
+def test_a_name_that_is_not_public_is_found() -> None:
+    public = {name: getattr(stores, name) for name in ("Outbox", "BudgetExceeded")}
+    assert unknown_names("May raise BudgetExceeded or DeliveryRefused.", public) == ["DeliveryRefused"]
+    assert unknown_names("See ``Outbox.stage()`` and ``Outbox.store(x)``.", public) == ["Outbox.store"]
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,8 @@ from ..adapters.tls.verification import describe_verification
 from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
 from ..limits import Limits
 from ..logs import Event
-from ..stores import Envelope, MessageContent
+from ..stores import DeliveryRejected, Envelope, MessageContent
 from ._log import LOGGER
-from .delivery import DeliveryRejected
 from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")

@@ -8,7 +8,7 @@ import attrs
 
 from mailauth import smtp
 
-from ..stores import BudgetExceeded, Envelope, Maildrops, MessageContent, Outbox, Staged
+from ..stores import BudgetExceeded, DeliveryRejected, Envelope, Maildrops, MessageContent, Outbox, Staged
 from . import trace
 from ._log import log_failure
 from ._results import check_result, check_returned_interface
@@ -17,14 +17,6 @@ NO_ROOM = smtp.Reply(452, "4.3.1", "insufficient storage, try again later")
 NOT_STORED = smtp.Reply(451, "4.3.0", "message not stored, try again later")
 HEADER_TOO_LONG = smtp.Reply(552, "5.3.4", f"header section exceeds {trace.MAX_HEADER} bytes")
 LOOP = smtp.Reply(554, "5.4.6", "mail loop detected")
-
-
-class DeliveryRejected(Exception):
-    """Raised by an outbox that rejects a message; *reply* is sent to the client."""
-
-    def __init__(self, reply: smtp.Reply) -> None:
-        super().__init__(str(reply))
-        self.reply = reply
 
 
 @attrs.frozen(kw_only=True)

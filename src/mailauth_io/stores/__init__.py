@@ -11,6 +11,7 @@ from .content import (
     TOTAL_BUDGET,
     Budget,
     BudgetExceeded,
+    DeliveryRejected,
     Envelope,
     MessageContent,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "ClientDisconnected",
     "Credential",
     "CredentialError",
+    "DeliveryRejected",
     "Envelope",
     "Grants",
     "GrantsError",

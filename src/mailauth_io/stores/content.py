@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from mailauth import pop3
+from mailauth import pop3, smtp
 
 from .._checks import check_integer, check_items, check_text, check_type, field
 from .._line_ends import PIECE
@@ -31,6 +31,26 @@ class BudgetExceeded(Exception):
         except stores.BudgetExceeded:
             refused = smtp.Reply(452, "4.3.1", "insufficient system storage")
     """
+
+
+class DeliveryRejected(Exception):
+    """Raised by ``Outbox.stage()`` to reject a message: *reply* is sent to the client, and no copy is stored.
+
+    Any other exception is a failure of the store, and the client gets 451.  Raises TypeError or ValueError if *reply*
+    is not a 4yz or 5yz reply.
+
+        if envelope.reverse_path in blocked_senders:
+            raise stores.DeliveryRejected(smtp.Reply(550, "5.7.1", "sender blocked"))
+    """
+
+    def __init__(self, reply: smtp.Reply) -> None:
+        check_type("reply", reply, smtp.Reply)
+        if reply.code < 400:
+            raise ValueError(
+                f"reply must be a 4yz or 5yz reply, not {reply.code}; to accept a message, return a Staged"
+            )
+        super().__init__(str(reply))
+        self.reply = reply
 
 
 class Budget:

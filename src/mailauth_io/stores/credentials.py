@@ -120,7 +120,11 @@ class Credential(ABC):
 
     @abstractmethod
     def check(self, password: bytes) -> bool:
-        """Return whether *password*, which is ``prepared()``, is the right one."""
+        """Return whether *password* is the right one.
+
+        It is prepared with SASLprep (RFC 4013) if that is possible, not empty, and contains no NUL.  Called in a
+        thread, unless ``slow`` is false.
+        """
 
     @abstractmethod
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
@@ -289,7 +293,7 @@ def read_credential(field: bytes) -> Credential:
 
     ``{CLEAR}`` and ``{CLEARTEXT}`` are other names of ``{PLAIN}``.
 
-    Raises CredentialError, or its subclass HashesMissing if the scheme needs the extra ``hashes``.
+    Raises CredentialError, also if the scheme needs the extra ``hashes`` and it is not installed.
     """
     check_type("field", field, bytes)
     found = _FIELD.match(field)
@@ -365,8 +369,8 @@ _COSTS: Final = ("rounds", "memory_cost", "parallelism")
 def write_credential(scheme: str, password: bytes) -> str:
     """Return the password field for *password*.  *scheme* is PLAIN, SCRAM-SHA-256 or a hash scheme.
 
-    Raises CredentialError if the scheme cannot store *password* or no login could use it, and HashesMissing as
-    ``read_credential`` does.
+    Raises CredentialError if the scheme cannot store *password*, if no login could use it, or if the extra ``hashes``
+    is needed and not installed.
     """
     if scheme not in ("PLAIN", "SCRAM-SHA-256", *_HASHES):
         raise CredentialError(f"cannot be stored with the scheme {scheme!r}; use one of {_KNOWN}, without braces")

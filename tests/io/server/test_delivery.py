@@ -352,3 +352,40 @@ def test_return_path_is_added_only_to_the_maildrop_copy(run: Run, tmp_path: Path
 
     run(main)
     assert [message.data for message in outbox.messages] == [RECEIVED + b"\r\nbody\r\n"]
+
+
+class Selective(stores.MemoryOutbox):
+    """An outbox that rejects every message."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
+        raise self.error
+
+
+@on_both_loops
+def test_reply_of_an_outbox_that_rejects_a_message_is_sent(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = smtp.Reply(550, "5.7.1", "sender blocked")
+    maildrops, outbox = stores.MemoryMaildrops(), Selective(stores.DeliveryRejected(blocked))
+
+    async def main() -> None:
+        rejected = message(stores.Budget())
+        assert await delivery.deliver(rejected, maildrops, outbox) == blocked
+        assert await count(maildrops, outbox, tmp_path) == [0, 0, 0]
+
+    run(main)
+    assert caplog.text == ""
+
+
+def test_only_a_negative_reply_can_reject_a_message() -> None:
+    for code in (250, 354):
+        with pytest.raises(
+            ValueError, match=f"reply must be a 4yz or 5yz reply, not {code}; to accept a message, return"
+        ):
+            stores.DeliveryRejected(smtp.Reply(code, "", "ok"))
+    with pytest.raises(TypeError, match="reply must be"):
+        stores.DeliveryRejected("550")  # type: ignore[arg-type]  # the mistake
