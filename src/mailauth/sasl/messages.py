@@ -62,6 +62,10 @@ class Refusal(enum.Enum):
 class Fault(enum.Enum):
     """An error in the exchange itself, whether or not the credentials are right.
 
+    MALFORMED counts as a failed login, as a wrong password does: after three in a session, or ``max_failed_logins`` of
+    the settings, the server ends it.  The others count as a failed login only if the application was asked a question
+    before.  Otherwise they count as an error, as an unknown command does.
+
     For example:
 
         case sasl.AuthenticationFailed(reason=sasl.Fault.CANCELLED):
@@ -72,6 +76,8 @@ class Fault(enum.Enum):
     UNDECODABLE = "invalid base64 data"
     UNEXPECTED_INITIAL_RESPONSE = "this mechanism takes no initial response"
     MALFORMED = "malformed authentication response"
+    """A response that the mechanism does not allow, such as a name that SASLprep rejects.  It is a failed login because
+    the server may find the error only after work (RFC 4954 section 9)."""
     TOO_LONG = "authentication exchange line is too long"
 
 

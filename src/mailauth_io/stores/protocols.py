@@ -1,8 +1,8 @@
 """The interfaces of the stores of a server: accounts, maildrops, the outbox and grants.
 
 The methods take canonical names and bytes, never a connection.  Any method may raise; the server then sends a temporary
-failure.  ``discard()`` and ``close()`` are not coroutines, so that they work while a task is cancelled.  They never
-raise.
+failure.  There is no timeout, and a session may be cancelled in any ``await``.  ``discard()`` and ``close()`` are not
+coroutines, so that they work while a task is cancelled.  They never raise.  docs/stores.md says more.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class Accounts(Protocol):
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         """Reload the accounts if their source has changed.  Returns None if it has not.  Called before each lookup.
 
+        Each session calls it, so several calls may run at the same time.
         With *at_once* (SIGHUP), changes are loaded even if the source was modified only a moment ago.
         """
         ...
@@ -129,7 +130,8 @@ class Certificates(Protocol):
     async def certificate_owners(self, names: Set[str]) -> frozenset[str]:
         """Return the canonical names of the accounts that a client certificate with *names* authenticates.
 
-        *names* have the form of ``certificate_name()``.
+        *names* have a prefix: ``email:alice@example.test``, ``DNS:host.example.test`` or ``CN:Alice``.  Domains are in
+        lower case.
         """
         ...
 
@@ -149,7 +151,11 @@ class Staged(Protocol):
         """Make it visible and durable."""
 
     def discard(self) -> None:
-        """Remove it, whether it was committed or not."""
+        """Remove it, whether it was committed or not.  Never raises.
+
+        Called on the event loop, also while the session is cancelled, so it must not block: slow work is handed to a
+        thread, and not awaited.
+        """
 
 
 class OpenedMaildrop(Protocol):
@@ -168,14 +174,22 @@ class OpenedMaildrop(Protocol):
         ...
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        """Return the piece of message *number* at *offset*: 0, or the end of the previous piece."""
+        """Return the piece of message *number* at *offset*: 0, or the end of the previous piece.
+
+        The text has CRLF line ends.  A piece may have any size, but at least one byte unless it is the last; 64 KiB is
+        a good size.  It may end between CR and LF.  ``last=False`` says that more follows.
+        """
         ...
 
     async def update(self, deleted: frozenset[int]) -> None:
         """Delete the messages with these numbers permanently."""
 
     def close(self) -> None:
-        """Release the maildrop for the next session.  A second call does nothing."""
+        """Release the maildrop for the next session.  A second call does nothing.  Never raises.
+
+        Called on the event loop, also while the session is cancelled, so it must not block: slow work is handed to a
+        thread, and not awaited.
+        """
 
 
 class Maildrops(Protocol):
@@ -195,7 +209,9 @@ class Maildrops(Protocol):
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         """Write *head*, the trace lines, and *content* as one message that is not visible yet.
 
-        If this raises, it holds no reference to *content*.  May raise BudgetExceeded.
+        Both have CRLF line ends.  To use *content* after this has returned, call its ``keep()``, and later
+        ``release()``.  If this raises or is cancelled, nothing is left: it removes what it has written, and holds no
+        reference to *content*.  May raise BudgetExceeded, for which the client gets 452.
         """
         ...
 
@@ -211,7 +227,10 @@ class Outbox(Protocol):
     """
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
-        """Write *head* and *content* as one message, with *envelope*.  May raise BudgetExceeded or DeliveryRejected."""
+        """Write *head* and *content* as one message that is not sent yet, with *envelope*; see ``Maildrops.stage()``.
+
+        May raise BudgetExceeded, and DeliveryRejected with the reply for the client.
+        """
         ...
 
 
