@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import TypeAlias
 
 import anyio
@@ -108,10 +109,14 @@ def _run(settings: Settings, action: Action) -> None:
     store = grants
 
     async def main() -> str:
-        return await action(store)
+        async with AsyncExitStack() as stack:
+            await references.enter(settings, stack, {"grants_store": store})
+            return await action(store)
 
     try:
         output = anyio.run(main)
+    except ConfigError:
+        raise
     except Exception as error:
         reason, place = grants_option.describe_error(error), settings.grants_store or settings.grants
         raise ConfigError(f"cannot access the grants in {place}: {reason}") from error

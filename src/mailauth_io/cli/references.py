@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any, Final, cast
 
 from .. import server, stores
 from .._checks import interface_problem
@@ -47,6 +49,25 @@ def store(settings: Settings, name: str) -> Any:
     found = _built(settings, name, reference, _checked(settings, name, reference))
     _check_methods(settings, name, reference, found)
     return found
+
+
+async def enter(settings: Settings, stack: AsyncExitStack, built: Mapping[str, object]) -> None:
+    """Enter each of the stores *built* that the settings name and that is an async context manager; *stack* leaves it.
+
+    A store for several settings is entered once.  Raises ConfigError if one fails.
+    """
+    entered: list[object] = []
+    for name, found in built.items():
+        if getattr(settings, name) is None or not isinstance(found, AbstractAsyncContextManager):
+            continue
+        manager = cast("AbstractAsyncContextManager[object]", found)
+        if not any(manager is each for each in entered):
+            entered.append(manager)
+            try:
+                await stack.enter_async_context(manager)
+            except Exception as error:
+                reason = f"{getattr(settings, name)} failed in __aenter__(): {describe_error(error)}"
+                raise settings.config_error(name, reason) from error
 
 
 def interceptors(settings: Settings) -> tuple[server.Interceptor, ...]:

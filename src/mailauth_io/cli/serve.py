@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -18,7 +18,7 @@ import anyio
 from .. import logs, server
 from .._event_loop import check_event_loop
 from ..logs import Event
-from . import config, descriptors, grants_option
+from . import config, descriptors, grants_option, references
 from .errors import ConfigError
 from .settings import Settings
 
@@ -82,10 +82,15 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
             serving.ready_file.unlink(missing_ok=True)  # left by an earlier run, with the wrong ports
     if serving.certificate is not None:
         serving.certificate.check_files()  # logs a warning if it expires soon
-    await _check_postmaster(settings, serving)
     listening = False
     try:
-        async with server.serve(serving.config, serving.stores, interceptors=serving.interceptors) as running:
+        async with AsyncExitStack() as stack:
+            stores = {name: getattr(serving.stores, name.removesuffix("_store")) for name in references.STORES}
+            await references.enter(settings, stack, stores)
+            await _check_postmaster(settings, serving)
+            running = await stack.enter_async_context(
+                server.serve(serving.config, serving.stores, interceptors=serving.interceptors)
+            )
             listening = True
             _announce(settings, serving, running, await _warn_before_start(serving))
             async for number in signals:

@@ -323,3 +323,65 @@ def test_unknown_postmaster_of_a_store_is_one_sentence(write: WriteFile, capfd: 
         2,
         f"mailauth serve: {path}:4: [mail] postmaster: unknown account: 'bob'; use an account of {module}:accounts\n",
     )
+
+
+ENTERED = """
+import sys
+from mailauth_io import stores
+
+class Store(stores.MemoryAccounts):
+    def __init__(self):
+        super().__init__({"alice": b"wonderland"})
+
+    async def __aenter__(self):
+        print("entered", file=sys.stdout, flush=True)
+        FAIL
+
+    async def __aexit__(self, *error):
+        print("left", file=sys.stdout, flush=True)
+
+
+both = Store()
+
+
+class Grants(stores.MemoryGrants):
+    async def __aenter__(self):
+        print("grants entered", file=sys.stdout, flush=True)
+
+    async def __aexit__(self, *error):
+        print("grants left", file=sys.stdout, flush=True)
+
+    def close(self):
+        print("grants closed", file=sys.stdout, flush=True)
+"""
+
+
+@pytest.mark.parametrize("loop", serving.LOOPS)
+def test_store_that_is_a_context_manager_is_entered_once_and_left(loop: str, tmp_path: Path) -> None:
+    (tmp_path / "entered.py").write_text(ENTERED.replace("FAIL", "return self").replace("stdout", "stderr"))
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[stores]\naccounts = "entered:both"\ntokens = "entered:both"\ngrants = "entered:Grants"\n')
+    with serving.served(tmp_path, "--config", str(path), "--loop", loop) as served:
+        pass
+    printed = served.log.read_text()
+    lines = [line for line in printed.splitlines() if line.startswith(("entered", "left", "grants"))]
+    assert lines == ["entered", "grants entered", "grants left", "left", "grants closed"]
+
+
+@pytest.mark.parametrize("error", ["raise OSError(13, 'Permission denied')", "raise LookupError('no such table')"])
+def test_store_that_cannot_be_entered_is_one_sentence(error: str, tmp_path: Path) -> None:
+    (tmp_path / "entered.py").write_text(ENTERED.replace("FAIL", error))
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[stores]\naccounts = "entered:both"\n[listen]\nsmtp = 0\n')
+    done = serving.run("serve", "--config", str(path))
+    reason = "PermissionError: [Errno 13] Permission denied" if "OSError" in error else "LookupError: no such table"
+    expected = f"mailauth serve: {path}:2: [stores] accounts: entered:both failed in __aenter__(): {reason}\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_grants_command_enters_and_leaves_its_store(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "entered_by_grants.py").write_text(ENTERED.replace("FAIL", "return self"))
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[stores]\ngrants = "entered_by_grants:Grants"\n')
+    assert cli.main(["grants", "list", "--config", str(path)]) == 0
+    assert capfd.readouterr().out == "grants entered\ngrants left\ngrants closed\nno grants\n"
