@@ -6,19 +6,23 @@ The only response of X-TICKET is a ticket, which the application redeems: it bel
 The mechanism needs a server side, a client side and a question of its own; the protocols need no change.  When run, the
 program logs in to both protocols with a valid and with a used ticket, and exits with 0 if only the first succeeds.
 
-On 127.0.0.1 it offers the mechanism in clear text.  Elsewhere leave out ``mechanisms_without_tls``: who reads a ticket
-may be the first to use it.
+Who reads a ticket may be the first to use it, so the servers offer the mechanism only after STARTTLS or STLS.  The
+temporary certificate needs the extra ``trial``.
 """
 
 import asyncio
 import re
 import secrets
+import ssl
 import sys
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mailauth import ACCEPT, ClientMachine, ExtensionQuestion, LocalProtocolError, Malformed, Question, pop3, sasl, smtp
+from mailauth_io.adapters.tls.certificates import temporary_certificate
 from mailauth_io.on_asyncio import AsyncServerConnection, connect, serve_pop3, serve_smtp
+from mailauth_io.server import FailedLogins
 
 NAME = "X-TICKET"
 TICKET = re.compile(rb"[A-Za-z0-9_-]{20,100}")
@@ -95,7 +99,6 @@ class TicketClient:
 MECHANISMS = sasl.Mechanisms(
     {NAME: lambda context: TicketServer(tls=context.tls), **sasl.DEFAULT_MECHANISMS.factories},
 )
-IN_CLEAR = frozenset({NAME})
 
 
 class TicketOffice:
@@ -103,6 +106,7 @@ class TicketOffice:
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}
+        self._failed = FailedLogins()
 
     def issue(self, identity: str) -> str:
         ticket = secrets.token_urlsafe(32)
@@ -112,12 +116,18 @@ class TicketOffice:
     def redeem(self, ticket: str) -> str | sasl.Refusal:
         return self._owners.pop(ticket, sasl.Refusal.BAD_CREDENTIALS)
 
+    async def delay(self, address: str) -> None:
+        """Wait before the reply to a failed login, longer after each further one from *address*."""
+        await asyncio.sleep(self._failed.delay(address, time.monotonic()))
+
     async def smtp_session(self, connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
         async for event in connection:
             match event:
                 case RedeemTicket(ticket=ticket) as question:
                     connection.answer(question, self.redeem(ticket))
-                case smtp.Connected() as question:
+                case sasl.AuthenticationFailed():
+                    await self.delay(connection.peer.address)
+                case smtp.Connected() | smtp.StartTls() as question:
                     connection.answer(question, ACCEPT)
                 case Question() as question:
                     connection.decline(question)
@@ -131,7 +141,9 @@ class TicketOffice:
                     connection.answer(question, self.redeem(ticket))
                 case pop3.OpenMaildrop() as question:
                     connection.answer(question, pop3.Maildrop())
-                case pop3.Connected() as question:
+                case sasl.AuthenticationFailed():
+                    await self.delay(connection.peer.address)
+                case pop3.Connected() | pop3.Stls() as question:
                     connection.answer(question, ACCEPT)
                 case Question() as question:
                     connection.decline(question)
@@ -139,40 +151,43 @@ class TicketOffice:
                     pass
 
 
-async def log_in_to_smtp(port: int, ticket: str) -> bool:
-    async with await connect(smtp.ClientConnection(), "127.0.0.1", port) as client:
+async def log_in_to_smtp(port: int, context: ssl.SSLContext, ticket: str) -> bool:
+    async with await connect(smtp.ClientConnection(), "localhost", port, ssl_context=context) as client:
         await anext(client)  # the greeting
-        client.send(smtp.Hello(domain="localhost"))
-        await anext(client)
+        for command in (smtp.Hello(domain="localhost"), smtp.StartTls(), smtp.Hello(domain="localhost")):
+            client.send(command)
+            await anext(client)  # the reply; after that to STARTTLS, the handshake follows
         client.authenticate(TicketClient(ticket))
         return isinstance(await anext(client), sasl.Authenticated)
 
 
-async def log_in_to_pop3(port: int, ticket: str) -> bool:
+async def log_in_to_pop3(port: int, context: ssl.SSLContext, ticket: str) -> bool:
     machine: ClientMachine[pop3.ClientEvent] = pop3.ClientConnection()
-    async with await connect(machine, "127.0.0.1", port) as client:
+    async with await connect(machine, "localhost", port, ssl_context=context) as client:
         await anext(client)  # the greeting
-        client.send(pop3.Capa())
-        await anext(client)
+        for command in (pop3.Stls(), pop3.Capa()):
+            client.send(command)
+            await anext(client)
         client.authenticate(TicketClient(ticket))
         return isinstance(await anext(client), sasl.Authenticated)
 
 
 async def main() -> int:
     office = TicketOffice()
-    smtp_settings = smtp.ServerSettings(mechanisms=MECHANISMS, mechanisms_without_tls=IN_CLEAR)
-    pop3_settings = pop3.ServerSettings(mechanisms=MECHANISMS, mechanisms_without_tls=IN_CLEAR)
+    certificate = temporary_certificate()
+    smtp_settings = smtp.ServerSettings(mechanisms=MECHANISMS, starttls=True)
+    pop3_settings = pop3.ServerSettings(mechanisms=MECHANISMS, stls=True)
     failed = False
     async with (
-        serve_smtp(office.smtp_session, smtp_settings) as smtp_listener,
-        serve_pop3(office.pop3_session, pop3_settings) as pop3_listener,
+        serve_smtp(office.smtp_session, smtp_settings, ssl_context=certificate.server) as smtp_listener,
+        serve_pop3(office.pop3_session, pop3_settings, ssl_context=certificate.server) as pop3_listener,
     ):
         for protocol, log_in, port in (
             ("SMTP", log_in_to_smtp, smtp_listener.port),
             ("POP3", log_in_to_pop3, pop3_listener.port),
         ):
             ticket = office.issue("alice")
-            first, second = await log_in(port, ticket), await log_in(port, ticket)
+            first, second = [await log_in(port, certificate.client(), ticket) for _ in range(2)]
             print(f"{protocol}: a ticket {'is accepted' if first else 'is refused'}", end=", ")
             print(f"a used one {'is accepted' if second else 'is refused'}")
             failed |= second or not first

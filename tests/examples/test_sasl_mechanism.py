@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -58,3 +60,20 @@ def test_a_client_sends_one_response() -> None:
         client.respond(b"more")
     with pytest.raises(LocalProtocolError):
         TicketClient("short")
+
+
+def test_failed_logins_are_delayed_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("examples.sasl_mechanism.asyncio.sleep", sleep)
+    office = TicketOffice()
+
+    async def main() -> None:
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):
+            await office.delay(address)
+
+    asyncio.run(main())
+    assert slept == [0.0, 0.25, 0.0, 0.5]

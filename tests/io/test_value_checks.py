@@ -258,6 +258,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         {},
         dict.fromkeys(("recipient", "connect", "data", "block", "final_reply", "idle", "quit", "check"), "finite"),
     ),
+    (server.FailedLogins, {}, {"longest": "delay", "max_addresses": "count", "key": "function"}),
     (
         server.Authenticator,
         {"accounts": accounts()},

@@ -118,7 +118,10 @@ class Login:
         for name in (*self.mechanisms, *self.assume):
             if name.upper() not in possible:
                 secret = "password" if self.token is None else "token"
-                raise ValueError(f"no mechanism of a {secret} is called {name!r}; use {', '.join(possible)}")
+                raise ValueError(
+                    f"no mechanism of a {secret} is called {name!r}; use {', '.join(possible)}."
+                    " A mechanism of your own needs connect() and authenticate() (docs/sasl.md)"
+                )
         if self.channel_binding == "require" and not any(name.endswith("-PLUS") for name in self._wanted or possible):
             raise ValueError('channel_binding="require" needs a password and a mechanism such as SCRAM-SHA-256-PLUS')
         found: tuple[sasl.ClientMechanism, ...] = ()

@@ -4,6 +4,7 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 ``mailauth_io.cli``.
 """
 
+from ._failed_logins import FailedLogins
 from ._log import LOGGER
 from ._offer import MECHANISMS, login_problem, without_tls
 from ._relay import check_next_hop
@@ -37,6 +38,7 @@ __all__ = [
     "Decision",
     "Delay",
     "Drop",
+    "FailedLogins",
     "Interceptor",
     "InterceptorFunction",
     "Login",

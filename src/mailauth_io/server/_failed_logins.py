@@ -12,6 +12,8 @@ from typing import Final
 
 from mailauth.addresses import limit_key
 
+from .._checks import check_function, check_integer, check_number
+
 MAX_DELAY: Final = 2.0
 """Maximum delay in seconds.  Clients wait for minutes (RFC 5321 section 4.5.3.2), but users notice a long delay."""
 
@@ -31,8 +33,12 @@ _SHARES: Final = (0.0, 0.125, 0.25, 0.5, 1.0)
 class FailedLogins:
     """A table of failed logins by address, shared by all sessions, so that parallel connections count together.
 
-    *longest* is the maximum delay in seconds; 0 disables delays.  *max_addresses* is the size of the table.
-    *key* decides what one address is.
+    ``server.serve()`` has one.  A session of your own delays the reply to a failed login like this:
+
+        failed_logins = server.FailedLogins()  # once, for all sessions
+
+        case sasl.AuthenticationFailed():
+            await anyio.sleep(failed_logins.delay(connection.peer.address, time.monotonic()))
     """
 
     def __init__(
@@ -42,6 +48,13 @@ class FailedLogins:
         max_addresses: int = MAX_ADDRESSES,
         key: Callable[[str], object] = limit_key,
     ) -> None:
+        """*longest* is the maximum delay in seconds; 0 disables delays.  *max_addresses* is the size of the table.
+
+        *key* decides what one address is.  Raises TypeError or ValueError for an invalid argument.
+        """
+        check_number("longest", longest, zero=True)
+        check_integer("max_addresses", max_addresses, 1)
+        check_function("key", key)
         self._longest = longest
         self._maximum = max_addresses
         self._key = key

@@ -90,7 +90,10 @@ def shared_port(ports: Mapping[str, int | None]) -> tuple[str, str, int] | None:
 def _check_mechanisms(instance: object, attribute: object, names: tuple[str, ...]) -> None:
     for name in names:
         if name not in MECHANISMS:
-            raise ValueError(f"unknown mechanism {name!r}; use some of {', '.join(MECHANISMS)}")
+            raise ValueError(
+                f"unknown mechanism {name!r}; use some of {', '.join(MECHANISMS)}."
+                " A mechanism of your own needs a session of its own (docs/sasl.md)"
+            )
 
 
 @attrs.frozen(kw_only=True)

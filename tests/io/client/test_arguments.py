@@ -88,6 +88,7 @@ def test_invalid_arguments_of_collect(options: dict[str, Any], error: type[Excep
         ({"password": "a", "mechanisms": "PLAIN"}, TypeError, "mechanisms must be a tuple of names"),
         ({"password": "a", "mechanisms": ("PLAIN", "CRAM")}, ValueError, "of a password is called 'CRAM'; use SCRAM"),
         ({"password": "a", "mechanisms": ("XOAUTH2",)}, ValueError, "no mechanism of a password is called 'XOAUTH2'"),
+        ({"token": "a", "mechanisms": ("X-PIN",)}, ValueError, r"of your own needs connect\(\) and authenticate\(\)"),
         ({"token": "a", "mechanisms": ("PLAIN",)}, ValueError, "of a token is called 'PLAIN'; use OAUTHBEARER, "),
         ({"token": ""}, ValueError, "the login cannot be sent: "),
     ],
