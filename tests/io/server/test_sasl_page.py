@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 
-from mailauth import sasl, smtp
+from examples.sasl_mechanism import MECHANISMS, TicketClient, TicketOffice
+from mailauth import pop3, sasl, smtp
 from mailauth_io import server
+from mailauth_io.on_asyncio import serve_pop3, serve_smtp
 from tests.io.logins import Login, by_both_protocols, refused
-from tests.io.server_support import Run, at_once, on_both_loops
+from tests.io.server_support import Run, at_once, on_both_loops, run_on_asyncio
 from tests.io.tls import authority, client_context, layers, server_context
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sasl.md").read_text(encoding="utf-8")
@@ -68,9 +71,34 @@ def test_token_store_in_the_documentation_accepts_its_tokens_only(run: Run, logi
     assert run(main) == ["ok", "ok", refused(login), refused(login), "not offered"]
 
 
+def test_anonymous_mechanism_in_the_documentation_logs_a_guest_in() -> None:
+    """The program ends with assertions."""
+    exchange = run_program(3)["exchange"]
+    assert exchange.mechanism == "ANONYMOUS"
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "pop3"])
+def test_client_in_the_documentation_logs_in_with_another_mechanism_after_tls(protocol: str) -> None:
+    log_in = run_program(4)[f"log_in_to_{protocol}"]
+    office = TicketOffice()
+    ticket = office.issue("alice")
+
+    async def main() -> list[bool]:
+        if protocol == "smtp":
+            smtp_settings = smtp.ServerSettings(mechanisms=MECHANISMS, starttls=True)
+            serving = serve_smtp(office.smtp_session, smtp_settings, ssl_context=server_context())
+        else:
+            pop3_settings = pop3.ServerSettings(mechanisms=MECHANISMS, stls=True)
+            serving = serve_pop3(office.pop3_session, pop3_settings, ssl_context=server_context())
+        async with serving as listener:
+            return [await log_in("localhost", listener.port, client_context(), TicketClient(ticket)) for _ in range(2)]
+
+    assert run_on_asyncio(main) == [True, False]
+
+
 def test_plus_client_in_the_documentation_is_bound_to_the_connection() -> None:
     """A man in the middle has another certificate, so the same login fails through it."""
-    names = run_program(3)
+    names = run_program(5)
     authority().issue_cert("localhost").configure_cert(names["context"])
     here, there = layers(names["context"])
     keys = sasl.scram_keys(b"wonderland", salt=b"salt", iterations=4096, hash_name="sha256")
@@ -87,4 +115,4 @@ def test_plus_client_in_the_documentation_is_bound_to_the_connection() -> None:
 
 
 def test_every_program_is_run() -> None:
-    assert len(PROGRAMS) == 4
+    assert len(PROGRAMS) == 6
