@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 
+import attrs
 import pytest
 
-from mailauth_io import stores
+from mailauth import pop3, smtp
+from mailauth_io import adapters, server, stores
 from tests.docstring_examples import (
     errors,
     example,
@@ -51,6 +55,35 @@ def test_each_public_function_and_method_has_a_docstring() -> None:
     for name, kind in CLASSES.items():
         missing += [f"{name}.{member}" for member, value in members(kind) if not inspect.getdoc(value)]
     assert missing == []
+
+
+CONFIGURATION = [
+    *(smtp.ServerSettings, smtp.ClientSettings, pop3.ServerSettings, pop3.ClientSettings),
+    *(adapters.Limits, server.Config, server.Stores, server.NextHop, server.Timeouts),
+]
+"""The classes that users fill in.  ``help()`` shows the docstring of a class, and not those of its fields."""
+
+
+@pytest.mark.parametrize("kind", CONFIGURATION, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_help_of_a_configuration_explains_each_field(kind: type[attrs.AttrsInstance]) -> None:
+    explained = re.findall(r"^(\w+)\n    [\w`*]", inspect.getdoc(kind) or "", re.MULTILINE)
+    assert explained == [field.alias for field in attrs.fields(kind) if field.init]
+
+
+def test_keys_of_toml_in_the_docstring_of_config_exist() -> None:
+    """docs/example.toml has every setting.  A field without a key has its own name there."""
+    docstring = inspect.getdoc(server.Config) or ""
+    example = Path(__file__).parents[1] / "docs" / "example.toml"
+    sections = re.split(r"^\[(\w+)\]$", example.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    keys = {
+        section: set(re.findall(r"^#(\w+) = ", text, re.MULTILINE))
+        for section, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+    named = re.findall(r"^(\w+)\n(?:    .*\n)*?(?:    .*)?In TOML:\s+``\[(\w+)\]\s+(\w+)``", docstring, re.MULTILINE)
+    assert len(named) == docstring.count("In TOML:") == 8
+    assert [(section, key) for _, section, key in named if key not in keys[section]] == []
+    others = {field.alias for field in attrs.fields(server.Config)} - {field for field, _, _ in named}
+    assert others <= set().union(*keys.values())
 
 
 def test_a_docstring_names_only_public_classes() -> None:

@@ -38,37 +38,49 @@ class Limits:
 
     Raises ValueError for a number that is not above zero or not finite, and TypeError for anything else.
 
+    Fields:
+
+    connections
+        Maximum number of open connections, over all listeners that share a ConnectionLimiter.
+    connections_per_address
+        Maximum number of open connections from one address.  The ConnectionLimiter decides what one address is:
+        with its defaults, all addresses of an IPv6 /64.
+    proxy_header_timeout
+        Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY
+        protocol section 2).
+    connect_timeout
+        Seconds until ``connect`` has a TCP connection; the TLS handshake has its own timeout.  30 seconds is the
+        default of Postfix (smtp_connect_timeout).
+    handshake_timeout
+        Seconds for a whole TLS handshake; data received does not extend them.
+    write_timeout
+        Seconds that a write may wait for a peer that does not read; RFC 5321 section 4.5.3.2.5 requires at least
+        three minutes for each block.
+    min_rate
+        Minimum average rate at which a peer must read, in bytes per second.  Each byte read adds 1 / *min_rate*
+        seconds to the time left, up to *write_timeout*.  No RFC gives a number; this is the minimum rate that
+        Postfix requires of incoming message content.
+
+    For example:
+
         limits = adapters.Limits(connections_per_address=20, write_timeout=180.0)
         async with on_asyncio.serve_smtp(session, settings, limits=limits) as listener:
             await stopped.wait()
     """
 
     connections: int = attrs.field(default=5_000, validator=field(check_integer, 1))
-    """Maximum number of open connections, over all listeners that share a ConnectionLimiter."""
 
     connections_per_address: int = attrs.field(default=256, validator=field(check_integer, 1))
-    """Maximum number of open connections from one address.  The ConnectionLimiter decides what one address is: with its
-    defaults, all addresses of an IPv6 /64."""
 
     proxy_header_timeout: float = attrs.field(default=10.0, validator=field(check_number))
-    """Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY protocol
-    section 2)."""
 
     connect_timeout: float = attrs.field(default=30.0, validator=field(check_number))
-    """Seconds until ``connect`` has a TCP connection; the TLS handshake has its own timeout.  30 seconds is the default
-    of Postfix (smtp_connect_timeout)."""
 
     handshake_timeout: float = attrs.field(default=30.0, validator=field(check_number))
-    """Seconds for a whole TLS handshake; data received does not extend them."""
 
     write_timeout: float = attrs.field(default=300.0, validator=field(check_number))
-    """Seconds that a write may wait for a peer that does not read; RFC 5321 section 4.5.3.2.5 requires at least
-    three minutes for each block."""
 
     min_rate: float = attrs.field(default=500.0, validator=field(check_number))
-    """Minimum average rate at which a peer must read, in bytes per second.  Each byte read adds 1 / *min_rate* seconds
-    to the time left, up to *write_timeout*.  No RFC gives a number; this is the minimum rate that Postfix requires of
-    incoming message content."""
 
 
 class ConnectionLimiter:

@@ -57,77 +57,102 @@ class ServerSettings:
 
     Raises LocalProtocolError for an invalid value.
 
+    Fields:
+
+    host_name
+        The name of the server in the greeting and in challenges.
+    mechanisms
+        The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``.  Only those that the
+        connection supports are offered: see ``sasl.is_possible()``.
+    scram_decoy
+        What SCRAM sends for an identity without keys.  Required if SCRAM is among the mechanisms.
+    mechanisms_without_tls
+        The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to
+        eavesdroppers.  Each must be in *mechanisms*, USER and APOP excepted.
+    stls
+        Offer STLS.  The adapter must support the TLS handshake.
+    utf8
+        Offer UTF8, and accept UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are
+        prepared by ``sasl.saslprep()`` before they are compared.  If False, none of this applies.
+    refuse_utf8_headers
+        Reply ``-ERR [UTF8]`` to RETR and TOP of a message whose header contains non-ASCII UTF-8, unless the client
+        has sent UTF8 (RFC 6856 section 2.1).  Many clients cannot retrieve such a message then, and some stop at
+        it.  By default, every message is sent as it is.  *strict_syntax* includes this.  It has no effect if *utf8*
+        is False.
+    login_delay
+        Seconds between two logins, listed by CAPA as LOGIN-DELAY (RFC 2449 section 6.5).  Set it only if the
+        application enforces it with ``pop3.Unavailable.LOGIN_DELAY``, because the core has no clock.
+    expire
+        The minimum number of days for which a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA
+        as EXPIRE (RFC 2449 section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same
+        for all users: CAPA does not add ``USER`` to it.
+    implementation
+        The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it.
+    strict_syntax
+        Reject commands that break the grammar of RFC 1939, even where their meaning is clear, and imply
+        *refuse_utf8_headers*; docs/tolerance.md lists what is accepted otherwise.
+    max_command_line
+        Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have
+        12,288.  Unless *strict_syntax* is set, AUTH and PASS may have as many: clients send a token with AUTH in
+        one line.
+    max_errors
+        The number of errors after which the session ends.  An error is a command rejected for its syntax or due to
+        the state; before the login, any rejected command.  A login counts as an error if it is cancelled or badly
+        encoded before the application was asked, if another USER replaces it, or if it ends in a temporary
+        failure.  No RFC gives a number.
+    max_failed_logins
+        The number of failed logins after which the session ends, at least 3 (RFC 4954 section 9 for SMTP).  A login
+        also counts if its name or password cannot be prepared, or if the client aborts it after the application was
+        asked.
+    timeout
+        Seconds to wait for a command or a line of a login, counted from the last reply.  Then the session ends, and
+        no deletion is committed.  RFC 1939 section 3 requires at least ten minutes.
+    login_timeout
+        Seconds from the start of the connection to a successful login; infinite for no limit.  No RFC gives a
+        number; the default is that of *timeout*.
+    verbs
+        Rows of verbs that the application adds, or that replace the rows of the same name (see ``pop3.Verb``).
+
+    For example:
+
         >>> settings = pop3.ServerSettings(host_name="mail.example", stls=True, expire="NEVER")
         >>> "EXPIRE NEVER" in settings.capabilities(None, logged_in=True)
         True
     """
 
     host_name: str = attrs.field(default="localhost", validator=value_of(str))
-    """The name of the server in the greeting and in challenges."""
 
     mechanisms: sasl.Mechanisms = attrs.field(default=DEFAULT_MECHANISMS, validator=value_of(sasl.Mechanisms))
-    """The mechanisms offered with TLS, including ``USER`` (USER and PASS) and ``APOP``.  Only those that the connection
-    supports are offered: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = attrs.field(default=None, validator=value_of(sasl.ScramDecoy, optional=True))
-    """What SCRAM sends for an identity without keys.  Required if SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
-    """The names of the mechanisms offered without TLS too.  Each exposes passwords or digests to eavesdroppers.  Each
-    must be in *mechanisms*, USER and APOP excepted."""
 
     stls: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer STLS.  The adapter must support the TLS handshake."""
 
     utf8: bool = attrs.field(default=True, validator=value_of(bool))
-    """Offer UTF8, and accept UTF-8 in the arguments of USER, PASS and APOP (RFC 6856).  Names and passwords are
-    prepared by ``sasl.saslprep()`` before they are compared.  If False, none of this applies."""
 
     refuse_utf8_headers: bool = attrs.field(default=False, validator=value_of(bool))
-    """Reply ``-ERR [UTF8]`` to RETR and TOP of a message whose header contains non-ASCII UTF-8, unless the client has
-    sent UTF8 (RFC 6856 section 2.1).  Many clients cannot retrieve such a message then, and some stop at it.  By
-    default, every message is sent as it is.  *strict_syntax* includes this.  It has no effect if *utf8* is False."""
 
     login_delay: int | None = attrs.field(default=None, validator=integer(0, optional=True))
-    """Seconds between two logins, listed by CAPA as LOGIN-DELAY (RFC 2449 section 6.5).  Set it only if the application
-    enforces it with ``pop3.Unavailable.LOGIN_DELAY``, because the core has no clock."""
 
     expire: int | Literal["NEVER"] | None = attrs.field(default=None, validator=_check_expire)
-    """The minimum number of days for which a message is kept, or ``"NEVER"`` if it never expires; listed by CAPA as
-    EXPIRE (RFC 2449 section 6.7).  Set it only if the store enforces it.  Like *login_delay*, it is the same for all
-    users: CAPA does not add ``USER`` to it."""
 
     implementation: str = attrs.field(default="mailauth", validator=value_of(str))
-    """The text of IMPLEMENTATION in CAPA (RFC 2449 section 6.9); empty to omit it."""
 
     strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Reject commands that break the grammar of RFC 1939, even where their meaning is clear, and imply
-    *refuse_utf8_headers*; docs/tolerance.md lists what is accepted otherwise."""
 
     max_command_line: int = attrs.field(default=MAX_COMMAND_LINE, validator=integer(MAX_COMMAND_LINE))
-    """Maximum bytes of a command with CRLF (RFC 2449 section 4).  A line of an AUTH exchange may have 12,288.  Unless
-    *strict_syntax* is set, AUTH and PASS may have as many: clients send a token with AUTH in one line."""
 
     max_errors: int = attrs.field(default=20, validator=integer(3))
-    """The number of errors after which the session ends.  An error is a command rejected for its syntax or due to the
-    state; before the login, any rejected command.  A login counts as an error if it is cancelled or badly encoded
-    before the application was asked, if another USER replaces it, or if it ends in a temporary failure.  No RFC gives a
-    number."""
 
     max_failed_logins: int = attrs.field(default=3, validator=integer(3))
-    """The number of failed logins after which the session ends, at least 3 (RFC 4954 section 9 for SMTP).  A login also
-    counts if its name or password cannot be prepared, or if the client aborts it after the application was asked."""
 
     timeout: float = attrs.field(default=600.0, validator=positive())
-    """Seconds to wait for a command or a line of a login, counted from the last reply.  Then the session ends, and no
-    deletion is committed.  RFC 1939 section 3 requires at least ten minutes."""
 
     login_timeout: float = attrs.field(default=600.0, validator=positive(infinite=True))
-    """Seconds from the start of the connection to a successful login; infinite for no limit.  No RFC gives a number;
-    the default is that of *timeout*."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
-    """Rows of verbs that the application adds, or that replace the rows of the same name (see ``pop3.Verb``)."""
 
     def __attrs_post_init__(self) -> None:
         timestamp = self.context("0" * 32, None).message_id
@@ -224,6 +249,26 @@ class ServerSettings:
 class ClientSettings:
     """The settings of a POP3 client.
 
+    Fields:
+
+    tls_required
+        Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a
+        login in clear text (RFC 2595 section 2.1).
+    strict_syntax
+        Raise an error for responses that break the grammar of RFC 1939, even where their meaning is clear, and for
+        a server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
+        otherwise.
+    max_reply_line
+        Maximum bytes of a response line with CRLF.  RFC 1939 section 3 allows 512; poplib accepts 2,048.
+    max_response
+        Maximum bytes of a multi-line response to CAPA, LIST or UIDL: enough for 100,000 unique-ids of 70
+        characters.
+    max_unanswered
+        Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6).
+    verbs
+        Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name.  The class of
+        each command has the name of its row as ``verb``, and a method ``to_wire()``.
+
     For example:
 
         settings = pop3.ClientSettings(tls_required=True, max_response=1_048_576)
@@ -231,26 +276,16 @@ class ClientSettings:
     """
 
     tls_required: bool = attrs.field(default=False, validator=value_of(bool))
-    """Refuse to log in without TLS, so that an attacker who removes STLS from CAPA causes an error instead of a login
-    in clear text (RFC 2595 section 2.1)."""
 
     strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Raise an error for responses that break the grammar of RFC 1939, even where their meaning is clear, and for a
-    server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
-    otherwise."""
 
     max_reply_line: int = attrs.field(default=2_048, validator=integer(512))
-    """Maximum bytes of a response line with CRLF.  RFC 1939 section 3 allows 512; poplib accepts 2,048."""
 
     max_response: int = attrs.field(default=8_388_608, validator=integer(65_536))
-    """Maximum bytes of a multi-line response to CAPA, LIST or UIDL: enough for 100,000 unique-ids of 70 characters."""
 
     max_unanswered: int = attrs.field(default=200, validator=integer(1))
-    """Maximum number of unanswered commands, low enough that they do not fill a TCP window (RFC 2449 section 6.6)."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
-    """Rows of verbs that ``send()`` accepts in addition, or that replace the rows of the same name.  The class of each
-    command has the name of its row as ``verb``, and a method ``to_wire()``."""
 
     def __attrs_post_init__(self) -> None:
         for row in self.verbs:

@@ -40,131 +40,172 @@ class ServerSettings:
 
     Raises LocalProtocolError if a setting is invalid.
 
+    Fields:
+
+    host_name
+        The name of the server in the greeting, the EHLO reply and challenges: a domain or an address literal.
+    mechanisms
+        The SASL mechanisms offered inside TLS, if the connection supports them: see ``sasl.is_possible()``.
+    scram_decoy
+        What SCRAM sends for an identity without keys; required if SCRAM is among the mechanisms.
+    mechanisms_without_tls
+        The names of mechanisms that are also offered and accepted in clear text.  Each exposes passwords or digests
+        to eavesdroppers.  Each must be in *mechanisms*; USER and APOP are ignored.
+    authentication_required
+        Reply 530 5.7.0 to MAIL before a login (RFC 6409 section 4.3).
+    tls_required
+        In clear text, reply 530 5.7.0 to all but EHLO, HELO, NOOP, RSET, HELP, STARTTLS and QUIT (RFC 3207 section
+        4).
+    starttls
+        Offer STARTTLS in clear text; the adapter must be able to do the handshake.
+    lmtp
+        Use LMTP (RFC 2033), never on port 25.  LHLO replaces EHLO and HELO.  The end of content gets one reply for
+        each accepted recipient, so that MessageComplete may be answered by ``smtp.PerRecipient``.
+    pipelining
+        Offer PIPELINING (RFC 2920).
+    eight_bit_mime
+        Offer 8BITMIME (RFC 6152).
+    enhanced_status_codes
+        Offer ENHANCEDSTATUSCODES, and send the codes (RFC 2034).
+    chunking
+        Offer BDAT in addition to DATA (RFC 3030); the application gets the same events.
+    binary_mime
+        Offer BODY=BINARYMIME, for BDAT only (RFC 3030 section 3): bare CR, LF and NUL are then valid
+        content.  Requires *chunking*, and an application that never relays such a message by DATA.
+    smtputf8
+        Offer SMTPUTF8: transactions with this parameter may contain non-ASCII mailboxes (RFC 6531).  The
+        application must handle these wherever it stores, compares or relays an address.  Requires *eight_bit_mime*.
+    dsn
+        Offer RET, ENVID, NOTIFY and ORCPT (RFC 3461).  The application must send the reports that they request.
+    requiretls
+        Offer REQUIRETLS inside TLS (RFC 8689).  The application must relay such a message over TLS or not at all.
+    limits
+        Announce *max_transactions* and *max_recipients* in the EHLO reply (RFC 9422).
+    extra_parameters
+        Upper-case keywords of parameters of MAIL and RCPT that the application supports and this library does
+        not.  They are in ``parameters``, as written.  Any other unknown parameter gets 555.
+    extra_extensions
+        Lines of the EHLO reply for extensions that the application provides: a keyword in upper case (some clients
+        recognize no other) and its parameters, such as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  An
+        extension with its own setting must not be listed here.
+    strict_syntax
+        Reject commands that break the grammar of RFC 5321, even where their meaning is clear; docs/tolerance.md
+        lists what is accepted otherwise.
+    allow_bare_line_ends
+        Pass on content with bare CR, bare LF or NUL unchanged, even without BINARYMIME.  An application that relays
+        it must make sure that no other server can read an end of message in it (SMTP smuggling).
+    max_message_size
+        Maximum bytes of one message, announced as SIZE; at least 64 KiB (RFC 5321 section 4.5.3.1.7).
+    discard_limit
+        Bytes over *max_message_size* that are read and discarded, so that 552 can be sent at the end of the
+        content; more get 421.  No RFC gives a number.
+    max_text_line
+        Maximum bytes of a line of content, with CRLF; a message with a longer line is refused.  None, the default,
+        accepts any length, because real mail has longer lines.  A server must accept 1,000 (RFC 5321 section
+        4.5.3.1.6).
+    max_command_line
+        Maximum bytes of a command line, with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870),
+        17 for BODY (RFC 6152), 500 for AUTH (RFC 4954), about 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689),
+        10 for SMTPUTF8 (RFC 6531), and room for clients that send a long initial response with AUTH in spite of the
+        limit.
+    max_recipients
+        Maximum recipients of one transaction; further ones get 452.  At least 100 (RFC 5321 section 4.5.3.1.8).
+    max_transactions
+        Maximum transactions of one session; the next one gets 421.  No RFC gives a number.
+    max_errors
+        Number of errors (commands refused for syntax or order) after which the session ends with 421.  No RFC gives
+        a number; the hard limit of Postfix is 20.
+    max_junk_commands
+        Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands
+        are NOOP, RSET, VRFY, HELP, EHLO, HELO, added verbs that do no more than these, a BDAT of less than 64 bytes
+        that is not the last, and commands that the application rejects permanently or temporarily.  No RFC gives a
+        number; Postfix counts junk commands over 100 as errors.
+    max_failed_logins
+        Number of failed logins after which the session ends with 421; at least three (RFC 4954 section 9).  A login
+        also counts if its name or password cannot be prepared (SASLprep), or if the client cancels it after the
+        application was asked.
+    timeout
+        Seconds that the server waits for a command or a line of a login, counted from the previous reply, and for
+        content when none arrives.  RFC 5321 requires at least five minutes for a command (section 4.5.3.2.7) and
+        three for a block of content (section 4.5.3.2.5).
+    min_rate
+        Minimum rate of content in bytes per second over its whole transfer, including the time between two BDAT
+        chunks:  see ``NeedData``.  No RFC gives a number; Postfix has the same one.
+    login_timeout
+        Seconds from the start of the connection to a login or to the first accepted message, whatever the client
+        sends meanwhile.  A content transfer is not interrupted.  Infinity disables the limit.  No RFC gives a
+        number; it is twice *timeout*.
+    verbs
+        Rows of verbs that the application adds, or that replace the rows of the same name (see ``verbs.Verb``).
+
+    For example:
+
         settings = smtp.ServerSettings(host_name="mx.example", authentication_required=True, starttls=True)
         async with on_asyncio.serve_smtp(session, settings, port=587, ssl_context=context) as listener:
             await stopped.wait()
     """
 
     host_name: str = attrs.field(default="localhost", validator=value_of(str))
-    """The name of the server in the greeting, the EHLO reply and challenges: a domain or an address literal."""
 
     mechanisms: sasl.Mechanisms = attrs.field(default=sasl.DEFAULT_MECHANISMS, validator=value_of(sasl.Mechanisms))
-    """The SASL mechanisms offered inside TLS, if the connection supports them: see ``sasl.is_possible()``."""
 
     scram_decoy: sasl.ScramDecoy | None = attrs.field(default=None, validator=value_of(sasl.ScramDecoy, optional=True))
-    """What SCRAM sends for an identity without keys; required if SCRAM is among the mechanisms."""
 
     mechanisms_without_tls: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
-    """The names of mechanisms that are also offered and accepted in clear text.  Each exposes passwords or digests to
-    eavesdroppers.  Each must be in *mechanisms*; USER and APOP are ignored."""
 
     authentication_required: bool = attrs.field(default=False, validator=value_of(bool))
-    """Reply 530 5.7.0 to MAIL before a login (RFC 6409 section 4.3)."""
 
     tls_required: bool = attrs.field(default=False, validator=value_of(bool))
-    """In clear text, reply 530 5.7.0 to all but EHLO, HELO, NOOP, RSET, HELP, STARTTLS and QUIT (RFC 3207 section
-    4)."""
 
     starttls: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer STARTTLS in clear text; the adapter must be able to do the handshake."""
 
     lmtp: bool = attrs.field(default=False, validator=value_of(bool))
-    """Use LMTP (RFC 2033), never on port 25.  LHLO replaces EHLO and HELO.  The end of content gets one reply for each
-    accepted recipient, so that MessageComplete may be answered by ``smtp.PerRecipient``."""
 
     pipelining: bool = attrs.field(default=True, validator=value_of(bool))
-    """Offer PIPELINING (RFC 2920)."""
     eight_bit_mime: bool = attrs.field(default=True, validator=value_of(bool))
-    """Offer 8BITMIME (RFC 6152)."""
     enhanced_status_codes: bool = attrs.field(default=True, validator=value_of(bool))
-    """Offer ENHANCEDSTATUSCODES, and send the codes (RFC 2034)."""
     chunking: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer BDAT in addition to DATA (RFC 3030); the application gets the same events."""
     binary_mime: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer BODY=BINARYMIME, for BDAT only (RFC 3030 section 3): bare CR, LF and NUL are then valid content.  Requires
-    *chunking*, and an application that never relays such a message by DATA."""
 
     smtputf8: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer SMTPUTF8: transactions with this parameter may contain non-ASCII mailboxes (RFC 6531).  The application
-    must handle these wherever it stores, compares or relays an address.  Requires *eight_bit_mime*."""
 
     dsn: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer RET, ENVID, NOTIFY and ORCPT (RFC 3461).  The application must send the reports that they request."""
     requiretls: bool = attrs.field(default=False, validator=value_of(bool))
-    """Offer REQUIRETLS inside TLS (RFC 8689).  The application must relay such a message over TLS or not at all."""
     limits: bool = attrs.field(default=False, validator=value_of(bool))
-    """Announce *max_transactions* and *max_recipients* in the EHLO reply (RFC 9422)."""
 
     extra_parameters: frozenset[str] = attrs.field(default=frozenset[str](), validator=frozenset_of(str))
-    """Upper-case keywords of parameters of MAIL and RCPT that the application supports and this library does not.  They
-    are in ``parameters``, as written.  Any other unknown parameter gets 555."""
 
     extra_extensions: tuple[str, ...] = attrs.field(default=(), validator=tuple_of(str))
-    """Lines of the EHLO reply for extensions that the application provides: a keyword in upper case (some clients
-    recognize no other) and its parameters, such as ``MT-PRIORITY MIXER`` (RFC 5321 section 4.1.1.1).  An extension with
-    its own setting must not be listed here."""
 
     strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Reject commands that break the grammar of RFC 5321, even where their meaning is clear; docs/tolerance.md lists
-    what is accepted otherwise."""
 
     allow_bare_line_ends: bool = attrs.field(default=False, validator=value_of(bool))
-    """Pass on content with bare CR, bare LF or NUL unchanged, even without BINARYMIME.  An application that relays it
-    must make sure that no other server can read an end of message in it (SMTP smuggling)."""
 
     max_message_size: int = attrs.field(default=26_214_400, validator=integer(65_536))
-    """Maximum bytes of one message, announced as SIZE; at least 64 KiB (RFC 5321 section 4.5.3.1.7)."""
 
     discard_limit: int = attrs.field(default=268_435_456, validator=integer(0))
-    """Bytes over *max_message_size* that are read and discarded, so that 552 can be sent at the end of the content;
-    more get 421.  No RFC gives a number."""
 
     max_text_line: int | None = attrs.field(default=None, validator=integer(1_000, optional=True))
-    """Maximum bytes of a line of content, with CRLF; a message with a longer line is refused.  None, the default,
-    accepts any length, because real mail has longer lines.  A server must accept 1,000 (RFC 5321 section 4.5.3.1.6)."""
 
     max_command_line: int = attrs.field(default=2_048, validator=integer(1_024))
-    """Maximum bytes of a command line, with CRLF: 512 (RFC 5321 section 4.5.3.1.4), 26 more for SIZE (RFC 1870), 17 for
-    BODY (RFC 6152), 500 for AUTH (RFC 4954), about 600 for DSN (RFC 3461), 12 for REQUIRETLS (RFC 8689), 10 for
-    SMTPUTF8 (RFC 6531), and room for clients that send a long initial response with AUTH in spite of the limit."""
 
     max_recipients: int = attrs.field(default=1_000, validator=integer(100))
-    """Maximum recipients of one transaction; further ones get 452.  At least 100 (RFC 5321 section 4.5.3.1.8)."""
 
     max_transactions: int = attrs.field(default=1_000, validator=integer(1))
-    """Maximum transactions of one session; the next one gets 421.  No RFC gives a number."""
 
     max_errors: int = attrs.field(default=20, validator=integer(3))
-    """Number of errors (commands refused for syntax or order) after which the session ends with 421.  No RFC gives
-    a number; the hard limit of Postfix is 20."""
 
     max_junk_commands: int = attrs.field(default=1_000, validator=integer(1))
-    """Maximum junk commands of one session, in addition to two for each transaction; more get 421.  Junk commands are
-    NOOP, RSET, VRFY, HELP, EHLO, HELO, added verbs that do no more than these, a BDAT of less than 64 bytes that
-    is not the last, and commands that the application rejects permanently or temporarily.  No RFC gives a number;
-    Postfix counts junk commands over 100 as errors."""
 
     max_failed_logins: int = attrs.field(default=3, validator=integer(3))
-    """Number of failed logins after which the session ends with 421; at least three (RFC 4954 section 9).  A login also
-    counts if its name or password cannot be prepared (SASLprep), or if the client cancels it after the application was
-    asked."""
 
     timeout: float = attrs.field(default=300.0, validator=positive())
-    """Seconds that the server waits for a command or a line of a login, counted from the previous reply, and for
-    content when none arrives.  RFC 5321 requires at least five minutes for a command (section 4.5.3.2.7) and three for
-    a block of content (section 4.5.3.2.5)."""
 
     min_rate: float = attrs.field(default=500.0, validator=positive())
-    """Minimum rate of content in bytes per second over its whole transfer, including the time between two BDAT chunks:
-    see ``NeedData``.  No RFC gives a number; Postfix has the same one."""
 
     login_timeout: float = attrs.field(default=600.0, validator=positive(infinite=True))
-    """Seconds from the start of the connection to a login or to the first accepted message, whatever the client sends
-    meanwhile.  A content transfer is not interrupted.  Infinity disables the limit.  No RFC gives a number; it is twice
-    *timeout*."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
-    """Rows of verbs that the application adds, or that replace the rows of the same name (see ``verbs.Verb``)."""
 
     def __attrs_post_init__(self) -> None:
         try:
@@ -323,6 +364,34 @@ class ServerSettings:
 class ClientSettings:
     """The settings of an SMTP client.
 
+    Fields:
+
+    tls_required
+        Raise an error for AUTH and MAIL in clear text, so that a stripped STARTTLS is detected (RFC 3207 section
+        6).
+    lf_to_crlf
+        Send a bare LF in message content as CRLF, instead of refusing it (RFC 5321 section 2.3.8).  A bare CR and a
+        NUL are still refused.
+    strict_syntax
+        Raise an error for replies that break the grammar of RFC 5321, even where their meaning is clear, and for a
+        server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
+        otherwise.
+    max_reply_line
+        Maximum bytes of one line of a reply: 512 (RFC 5321 section 4.5.3.1.5) and a margin.  During a login it is
+        12,288, the maximum length of a challenge (RFC 4954 section 4).
+    max_reply_lines
+        Maximum lines of one reply.  No RFC gives a number; the longest EHLO replies have about thirty.
+    max_reply
+        Maximum bytes of one reply without its line ends.  No RFC gives a number.  The EHLO reply is kept in memory
+        while the next one is received.
+    max_unanswered
+        Maximum commands sent and not answered yet: a transaction of 1,000 recipients, and a margin.
+    max_unwritten
+        Maximum bytes queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them.
+    verbs
+        Rows of verbs that ``send()`` accepts too, or that replace the rows of the same name: the same rows as for a
+        server (see ``Verb``).  The class of each command needs a method ``to_wire()``.
+
     For example:
 
         settings = smtp.ClientSettings(tls_required=True)
@@ -330,37 +399,22 @@ class ClientSettings:
     """
 
     tls_required: bool = attrs.field(default=False, validator=value_of(bool))
-    """Raise an error for AUTH and MAIL in clear text, so that a stripped STARTTLS is detected (RFC 3207 section 6)."""
 
     lf_to_crlf: bool = attrs.field(default=False, validator=value_of(bool))
-    """Send a bare LF in message content as CRLF, instead of refusing it (RFC 5321 section 2.3.8).  A bare CR and a NUL
-    are still refused."""
 
     strict_syntax: bool = attrs.field(default=False, validator=value_of(bool))
-    """Raise an error for replies that break the grammar of RFC 5321, even where their meaning is clear, and for a
-    server that closes the connection instead of replying to QUIT; docs/tolerance.md lists what is accepted
-    otherwise."""
 
     max_reply_line: int = attrs.field(default=4_096, validator=integer(512))
-    """Maximum bytes of one line of a reply: 512 (RFC 5321 section 4.5.3.1.5) and a margin.  During a login it is
-    12,288, the maximum length of a challenge (RFC 4954 section 4)."""
 
     max_reply_lines: int = attrs.field(default=100, validator=integer(1))
-    """Maximum lines of one reply.  No RFC gives a number; the longest EHLO replies have about thirty."""
 
     max_reply: int = attrs.field(default=16_384, validator=integer(512))
-    """Maximum bytes of one reply without its line ends.  No RFC gives a number.  The EHLO reply is kept in memory while
-    the next one is received."""
 
     max_unanswered: int = attrs.field(default=2_000, validator=integer(1))
-    """Maximum commands sent and not answered yet: a transaction of 1,000 recipients, and a margin."""
 
     max_unwritten: int = attrs.field(default=1_048_576, validator=integer(65_536))
-    """Maximum bytes queued by ``send()`` and not written yet; the adapter's ``flush()`` writes them."""
 
     verbs: tuple[Verb[Any], ...] = attrs.field(default=(), validator=tuple_of(Verb))
-    """Rows of verbs that ``send()`` accepts too, or that replace the rows of the same name: the same rows as for a
-    server (see ``Verb``).  The class of each command needs a method ``to_wire()``."""
 
     def __attrs_post_init__(self) -> None:
         for row in self.verbs:

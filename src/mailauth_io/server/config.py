@@ -104,13 +104,89 @@ class Config:
     *legacy* is true.  The mechanisms are those of the library; a mechanism of the application needs a session of its
     own, with ``serve_smtp`` and an Authenticator.  Raises TypeError or ValueError for an invalid value.
 
+    Fields, which have the same names in TOML (docs/example.toml) unless another is given:
+
+    hosts
+        The addresses to listen on, each with all ports.
+    smtp
+        The port with STARTTLS, usually 25 or 587.
+    smtps
+        The port of SMTP with implicit TLS, usually 465.
+    pop3
+        The port with STLS, usually 110.
+    pop3s
+        The port of POP3 with implicit TLS, usually 995.
+    reuse_port
+        Share the ports with other processes of the same user (SO_REUSEPORT).  The processes must also share
+        accounts, maildrops, outbox and grants.
+    domains
+        The local domains.  The first is also the host name of the server.
+    postmaster
+        The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected.
+    max_message_size
+        Bytes, advertised with SIZE.  In TOML: ``[mail] max_message``.
+    ssl_context
+        For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS.  It must have a certificate
+        (``load_cert_chain()``), which the ssl module cannot check in advance: without one, each handshake fails,
+        and the log says ``NO_SHARED_CIPHER``.  For a test, use
+        ``mailauth_io.adapters.tls.certificates.temporary_certificate().server``.  In TOML: ``[tls] certificate``
+        and ``key``.
+    failure_delay
+        The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with
+        the number of failed logins from the same address.
+    max_failed_logins
+        The number of failed logins after which a session ends, at least three (RFC 4954 section 9).
+    mechanisms
+        The names of the mechanisms that may be offered, in SMTP and POP3; USER (with PASS) and APOP exist in POP3
+        only.  Of these, the server offers those that every account supports, the strongest first.  Empty: no
+        logins.
+    legacy
+        Offer and accept clear-text passwords and MD5 digests without TLS.
+    strict_syntax
+        Reject commands that break the grammar of the RFCs, even where their meaning is clear
+        (docs/tolerance.md).  In TOML: ``[server] strict``.
+    grant_lifetime
+        Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants.  In TOML:
+        ``[grants] lifetime``.
+    grant_ipv6_prefix
+        The number of leading bits of an IPv6 address that a grant covers; 128 is the single address.  The
+        exceptions are those of ``mailauth.addresses.grant_key()``.  In TOML: ``[grants] ipv6_prefix``.
+    limit_ipv6_prefix
+        The number of leading bits of an IPv6 address that count as one address for all limits (``limit_key()`` in
+        ``mailauth.addresses``): connections, failed logins, memory for messages, and password hashing.  In TOML:
+        ``[limits] ipv6_prefix``.
+    nat64_prefixes
+        The NAT64 prefixes of your network, besides 64:ff9b::/96: an address in them counts as the IPv4 address of
+        its client for limits, and as a whole for grants.
+    limits
+        The limits on connections, for all ports together, and on slow peers.  In TOML: ``[limits] connections`` and
+        others.
+    smtp_timeout
+        Seconds to wait for an SMTP command; see ``smtp.ServerSettings.timeout``.
+    pop3_timeout
+        Seconds to wait for a POP3 command; see ``pop3.ServerSettings.timeout``.
+    login_timeout
+        Seconds from the start of a connection to a login, or to the first accepted message; infinity: no limit.
+    grace
+        The grace period in seconds at shutdown: a message that is being received may be completed.  All other
+        sessions end at once, and the server waits up to two seconds for each client to close.  No wait is longer
+        than *grace*.
+    no_grants_from
+        Networks in which a login makes no grant, such as proxies and container gateways: many clients share their
+        addresses.  In TOML: ``[grants] never_from``.
+    proxy_from
+        The networks of proxies.  A connection from there must start with a PROXY header, which names the
+        client.  If a header names no client, the proxy's own address is used.  All clients of the proxy share it,
+        so it gets no grants.
+
+    For example:
+
         >>> config = server.Config(smtp=2525, pop3=1110, domains=("Example.org", "example.net"), legacy=True)
         >>> config.domains
         ('example.org', 'example.net')
     """
 
     hosts: tuple[str, ...] = attrs.field(default=("127.0.0.1",), validator=[field(check_items, str), _not_empty])
-    """The addresses to listen on, each with all ports."""
 
     smtp: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
     smtps: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
@@ -118,89 +194,52 @@ class Config:
     pop3s: int | None = attrs.field(default=None, validator=field(check_port, optional=True))
 
     reuse_port: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Share the ports with other processes of the same user (SO_REUSEPORT).  The processes must also share accounts,
-    maildrops, outbox and grants."""
 
     domains: tuple[str, ...] = attrs.field(default=("example.test",), converter=_lower, validator=_not_empty)
-    """The local domains.  The first is also the host name of the server."""
 
     postmaster: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
-    """The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected."""
 
     max_message_size: int = attrs.field(default=26_214_400, validator=field(check_integer, 65_536))
-    """Bytes, advertised with SIZE."""
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_server_context))
-    """For the ports with implicit TLS, and for STARTTLS and STLS.  None: no TLS.
-
-    It must have a certificate (``load_cert_chain()``), which the ssl module cannot check in advance: without one, each
-    handshake fails, and the log says ``NO_SHARED_CIPHER``.  For a test, use
-    ``mailauth_io.adapters.tls.certificates.temporary_certificate().server``."""
 
     failure_delay: float = attrs.field(
         default=MAX_DELAY, validator=[field(check_number, zero=True), attrs.validators.le(MAX_DELAY)]
     )
-    """The maximum delay in seconds before a failed login is answered; 0 disables the delay.  The delay grows with the
-    number of failed logins from the same address."""
 
     max_failed_logins: int = attrs.field(default=3, validator=field(check_integer, 3))
-    """The number of failed logins after which a session ends, at least three (RFC 4954 section 9)."""
 
     mechanisms: tuple[str, ...] = attrs.field(
         default=MECHANISMS, validator=[field(check_items, str), _check_mechanisms]
     )
-    """The names of the mechanisms that may be offered, in SMTP and POP3; USER (with PASS) and APOP exist in POP3 only.
-    Of these, the server offers those that every account supports, the strongest first.  Empty: no logins."""
 
     legacy: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Offer and accept clear-text passwords and MD5 digests without TLS."""
 
     strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Reject commands that break the grammar of the RFCs, even where their meaning is clear (docs/tolerance.md)."""
 
     grant_lifetime: float = attrs.field(default=LIFETIME, validator=_check_lifetime)
-    """Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants."""
 
     grant_ipv6_prefix: int = attrs.field(default=128, validator=field(check_integer, 1, 128))
-    """The number of leading bits of an IPv6 address that a grant covers; 128 is the single address.  The exceptions are
-    those of ``mailauth.addresses.grant_key()``."""
 
     limit_ipv6_prefix: int = attrs.field(default=64, validator=field(check_integer, 1, 128))
-    """The number of leading bits of an IPv6 address that count as one address for all limits (``limit_key()`` in
-    ``mailauth.addresses``): connections, failed logins, memory for messages, and password hashing."""
 
     nat64_prefixes: tuple[IPv6Network, ...] = attrs.field(
         default=(), validator=[field(check_type, tuple), field(check_nat64_prefixes)]
     )
-    """The NAT64 prefixes of your network, besides 64:ff9b::/96: an address in them counts as the IPv4 address of its
-    client for limits, and as a whole for grants."""
 
     limits: Limits = attrs.field(factory=Limits, validator=field(check_type, Limits))
-    """The limits on connections, for all ports together, and on slow peers."""
 
     smtp_timeout: float = attrs.field(default=300.0, validator=field(check_number))
-    """Seconds to wait for an SMTP command; see ``smtp.ServerSettings.timeout``."""
 
     pop3_timeout: float = attrs.field(default=600.0, validator=field(check_number))
-    """Seconds to wait for a POP3 command; see ``pop3.ServerSettings.timeout``."""
 
     login_timeout: float = attrs.field(default=600.0, validator=field(check_number, infinite=True))
-    """Seconds from the start of a connection to a login, or to the first accepted message; infinity: no limit."""
 
     grace: float = attrs.field(default=10.0, validator=field(check_number, zero=True))
-    """The grace period in seconds at shutdown: a message that is being received may be completed.  All other sessions
-    end at once, and the server waits up to two seconds for each client to close.  No wait is longer than *grace*."""
 
     no_grants_from: tuple[Network, ...] = attrs.field(default=(), validator=[field(check_type, tuple), _networks])
-    """Networks in which a login makes no grant, such as proxies and container gateways: many clients share their
-    addresses."""
 
     proxy_from: tuple[Network, ...] = attrs.field(default=(), validator=[field(check_type, tuple), _networks])
-    """The networks of proxies.  A connection from there must start with a PROXY header, which names the client.
-
-    If a header names no client, the proxy's own address is used.  All clients of the proxy share it, so it gets no
-    grants.
-    """
 
     def __attrs_post_init__(self) -> None:
         for domain in self.domains:
@@ -270,6 +309,27 @@ class Stores:
     Raises TypeError for an object that does not have the methods of its interface, and if a method is not a coroutine
     function (``async def``) where it must be, or is one where it must not be.
 
+    Fields:
+
+    accounts
+        The accounts: names and passwords.
+    maildrops
+        The maildrops of the accounts.
+    outbox
+        Where remote mail is queued for another program, or the server to which it is relayed at once.
+    grants
+        None: an in-memory store with the lifetime and prefixes of the Config.
+    tokens
+        The bearer tokens of the accounts.  None: OAUTHBEARER and XOAUTH2 are not offered.
+    certificates
+        The client certificates of the accounts.  None: EXTERNAL is not offered.
+    hashing
+        The threads that hash passwords.
+    budget
+        The memory for messages in progress, and for those that an in-memory maildrop or outbox holds.
+
+    For example:
+
         >>> accounts, maildrops = stores.MemoryAccounts({"alice": b"wonderland"}), stores.MemoryMaildrops()
         >>> server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=stores.MemoryOutbox())
         >>> server_stores.budget.free
@@ -279,22 +339,16 @@ class Stores:
     accounts: Accounts = attrs.field(validator=field(check_interface, Accounts))
     maildrops: Maildrops = attrs.field(validator=field(check_interface, Maildrops))
     outbox: Outbox | NextHop = attrs.field(validator=_check_outbox)
-    """Where remote mail is queued for another program, or the server to which it is relayed at once."""
     grants: Grants | None = attrs.field(default=None, validator=field(check_interface, Grants, optional=True))
-    """None: an in-memory store with the lifetime and prefixes of the Config."""
 
     tokens: Tokens | None = attrs.field(default=None, validator=field(check_interface, Tokens, optional=True))
-    """The bearer tokens of the accounts.  None: OAUTHBEARER and XOAUTH2 are not offered."""
     certificates: Certificates | None = attrs.field(
         default=None, validator=field(check_interface, Certificates, optional=True)
     )
-    """The client certificates of the accounts.  None: EXTERNAL is not offered."""
 
     hashing: Hashing = attrs.field(factory=Hashing, validator=field(check_type, Hashing))
-    """The threads that hash passwords."""
 
     budget: Budget = attrs.field(factory=Budget, validator=field(check_type, Budget))
-    """The memory for messages in progress, and for those that an in-memory maildrop or outbox holds."""
 
 
 async def _nothing_to_reload() -> None:

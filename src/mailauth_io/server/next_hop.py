@@ -21,37 +21,50 @@ class Timeouts:
 
     Raises TypeError or ValueError for a value that is not a finite number above 0.
 
+    Fields:
+
+    recipient
+        For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client
+        waits meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3).
+    connect
+        For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next
+        address is tried.  30 seconds is the default of Postfix (smtp_connect_timeout).
+    data
+        For the reply to DATA (RFC 5321 section 4.5.3.2.4).
+    block
+        For sending 64 KiB of content (RFC 5321 section 4.5.3.2.5).
+    final_reply
+        For the reply to the end of the message (RFC 5321 section 4.5.3.2.6).  A larger value has no effect, because
+        the core's client connection has the same limit.  The client is already waiting when this timeout starts;
+        see docs/relay.md.
+    idle
+        The time since the last use after which a connection is not reused: it may have been dropped without notice.
+    quit
+        For QUIT, whose result does not matter.
+    check
+        For the connection test when the server starts.  Its result is only reported.
+
+    For example:
+
         timeouts = server.Timeouts(connect=10.0, idle=30.0)
         hop = server.NextHop(host="relay.example", port=25, tls_required=False, timeouts=timeouts)
     """
 
     recipient: float = attrs.field(default=270.0, validator=field(check_number))
-    """For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client waits
-    meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3)."""
 
     connect: float = attrs.field(default=30.0, validator=field(check_number))
-    """For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next address
-    is tried.  30 seconds is the default of Postfix (smtp_connect_timeout)."""
 
     data: float = attrs.field(default=120.0, validator=field(check_number))
-    """For the reply to DATA (RFC 5321 section 4.5.3.2.4)."""
 
     block: float = attrs.field(default=180.0, validator=field(check_number))
-    """For sending 64 KiB of content (RFC 5321 section 4.5.3.2.5)."""
 
     final_reply: float = attrs.field(default=600.0, validator=field(check_number))
-    """For the reply to the end of the message (RFC 5321 section 4.5.3.2.6).  A larger value has no effect, because the
-    core's client connection has the same limit.  The client is already waiting when this timeout starts; see
-    docs/relay.md."""
 
     idle: float = attrs.field(default=60.0, validator=field(check_number))
-    """The time since the last use after which a connection is not reused: it may have been dropped without notice."""
 
     quit: float = attrs.field(default=5.0, validator=field(check_number))
-    """For QUIT, whose result does not matter."""
 
     check: float = attrs.field(default=5.0, validator=field(check_number))
-    """For the connection test when the server starts.  Its result is only reported."""
 
 
 @attrs.frozen(kw_only=True)
@@ -195,6 +208,37 @@ class NextHop:
 
     Raises TypeError or ValueError for an invalid value, and ValueError for an invalid combination of fields.
 
+    Fields:
+
+    host
+        The name or the IP address of the server.  Its certificate must be valid for it.
+    port
+        The port of the server, such as 25, 465 or 587.
+    ssl_context
+        For implicit TLS, or for STARTTLS where it is offered; it also holds the trusted CAs.  None: no TLS, and
+        *tls_required* must be false.
+    implicit_tls
+        Start TLS at once, as on port 465.
+    tls_required
+        Send no mail without TLS, even if STARTTLS is not offered: an attacker can remove it.  If False and there is
+        no *login*, mail is sent in clear text if STARTTLS is not offered, is rejected or fails.
+    login
+        The login of this server.  The credentials of its clients are never passed on.  With a login and an
+        *ssl_context*, no mail is sent without TLS, even if *tls_required* is false.
+    clear_text_login
+        Without an *ssl_context*: also log in with PLAIN, LOGIN or CRAM-MD5, not only with SCRAM.  An eavesdropper
+        can then learn the password.
+    mechanism
+        The only mechanism for the login, such as ``PLAIN``; one of MECHANISMS.  None: the strongest that the next
+        hop offers; if it refuses that one, up to two others.
+    strict_syntax
+        Treat replies that break the grammar in a harmless way as errors, which the client sees as 451;
+        docs/tolerance.md lists what is accepted otherwise.
+    timeouts
+        The seconds to wait for the server.
+
+    For example:
+
         >>> login = server.Login(name="alice", password=b"wonderland")
         >>> hop = server.NextHop(host="relay.example", port=587, ssl_context=ssl.create_default_context(), login=login)
         >>> str(hop)
@@ -205,33 +249,20 @@ class NextHop:
     port: int = attrs.field(validator=field(check_port, 1))
 
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, repr=False, validator=field(check_client_context))
-    """For implicit TLS, or for STARTTLS where it is offered; it also holds the trusted CAs.  None: no TLS, and
-    *tls_required* must be false."""
 
     implicit_tls: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Start TLS at once, as on port 465."""
 
     tls_required: bool = attrs.field(default=True, validator=field(check_type, bool))
-    """Send no mail without TLS, even if STARTTLS is not offered: an attacker can remove it.  If False and there is no
-    *login*, mail is sent in clear text if STARTTLS is not offered, is rejected or fails."""
 
     login: Login | None = attrs.field(
         default=None, validator=field(check_type, Login, use="Login(name=..., password=...)", optional=True)
     )
-    """The login of this server.  The credentials of its clients are never passed on.  With a login and an
-    *ssl_context*, no mail is sent without TLS, even if *tls_required* is false."""
 
     clear_text_login: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Without an *ssl_context*: also log in with PLAIN, LOGIN or CRAM-MD5, not only with SCRAM.  An eavesdropper can
-    then learn the password."""
 
     mechanism: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
-    """The only mechanism for the login, such as ``PLAIN``; one of MECHANISMS.  None: the strongest that the next hop
-    offers; if it refuses that one, up to two others."""
 
     strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
-    """Treat replies that break the grammar in a harmless way as errors, which the client sees as 451; docs/tolerance.md
-    lists what is accepted otherwise."""
 
     timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
 
