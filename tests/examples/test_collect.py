@@ -95,7 +95,7 @@ def test_server_without_capabilities_is_accepted(
 
 
 @pytest.mark.parametrize(
-    "listing", [b"one 23\r\n", b"1\r\n", b"1 x\r\n", b"\r\n", b"0 5\r\n", b"-1 5\r\n", b"9" * 30 + b" 5\r\n"], ids=repr
+    "listing", [b"one 23\r\n", b"1\r\n", b"1 x\r\n", b"0 5\r\n", b"-1 5\r\n", b"9" * 30 + b" 5\r\n"], ids=repr
 )
 def test_invalid_scan_listing_stores_and_deletes_nothing(
     listing: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
