@@ -305,7 +305,7 @@ def test_one_module_decides_what_one_address_is() -> None:
             if target.startswith("mailauth.addresses."):
                 users.setdefault(target.rpartition(".")[2], set()).add(module.name)
     stores = {"mailauth_io.stores.sqlite_grants", "mailauth_io.stores.redis_grants"}
-    assert users["grant_key"] >= {*stores, "mailauth_io.server._grant_service", "mailauth_io.cli.grants_command"}
+    assert users["grant_key"] >= {*stores, "mailauth_io.stores.grants", "mailauth_io.cli.grants_command"}
     assert users["numeric_grant_key"] == {"mailauth.grants"}
     tables = {f"mailauth_io.{name}" for name in ("limits", "server._failed_logins", "server._inbound_quota")}
     assert users["limit_key"] >= {*tables, "mailauth_io.server._state"}

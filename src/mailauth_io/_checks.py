@@ -175,6 +175,11 @@ def check_function(name: str, value: object) -> None:
 
 
 @functools.cache
+def _properties(interface: type) -> tuple[str, ...]:
+    return tuple(name for name, member in vars(interface).items() if isinstance(member, property))
+
+
+@functools.cache
 def _methods(interface: type) -> tuple[tuple[str, bool], ...]:
     """Return the methods of the Protocol *interface*, and whether each is a coroutine function."""
     found = [(name, method) for name, method in vars(interface).items() if inspect.isfunction(method)]
@@ -209,7 +214,11 @@ def _is_coroutine_function(function: Any) -> bool | None:
 def interface_problem(shown: str, value: object, interface: type) -> str:
     """Return what *value* lacks of the Protocol *interface*, or an empty text.  *shown* is the name of *value*."""
     missing: list[str] = []
-    other: list[str] = []
+    other = [
+        f"{shown} has no attribute {name}"
+        for name in _properties(interface)
+        if not (isinstance(value, type) or hasattr(value, name))  # an object may have it where its class has not
+    ]
     for name, is_coroutine in _methods(interface):
         method = getattr(value, name, None)
         if not callable(method):

@@ -114,6 +114,7 @@ class InRedis(Keeper):
         return RedisGrants(RedisAddress(path=str(self._server.socket)), password=PASSWORD, **settings)
 
     def move(self, seconds: float) -> None:
-        """Move the expiry of all grants in the other direction, since the clock of Redis cannot be set."""
-        for member, expires in self.client.zrange(KEYS[0], 0, -1, withscores=True):
-            self.client.zadd(KEYS[0], {member: expires - seconds * 1_000_000})
+        """Move the times of all grants in the other direction, since the clock of Redis cannot be set."""
+        for key in KEYS[:2]:
+            for member, time in self.client.zrange(key, 0, -1, withscores=True):
+                self.client.zadd(key, {member: time - seconds * 1_000_000})

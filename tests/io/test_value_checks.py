@@ -56,6 +56,7 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "grace": ("1", b"1", True, None, math.nan, -math.inf, -1),
     "seconds": ("30", True, None, math.nan, -math.inf, -1, 0),
     "lifetime": ("30", b"30", True, None, math.nan, math.inf, -1),
+    "lifetime or None": ("30", b"30", True, math.nan, math.inf, -1),
     "port": ("25", b"25", True, None, -1, 70_000, 25.0),
     "port or None": ("25", b"25", True, -1, 70_000, 25.0),
     "port of a server": ("25", True, None, -1, 70_000, 0, 25.0),
@@ -213,8 +214,8 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "mechanisms": "mechanisms",
             "legacy": "flag",
             "strict_syntax": "flag",
-            "grant_lifetime": "lifetime",
-            "grant_ipv6_prefix": "count",
+            "grant_lifetime": "lifetime or None",
+            "grant_ipv6_prefix": "count or None",
             "limit_ipv6_prefix": "count",
             "nat64_prefixes": "tuple of NAT64 prefixes",
             "limits": "object",
@@ -272,6 +273,11 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "network": "hashable",
             **dict.fromkeys(("failed_recently", "connected", "note_failure"), "function"),
         },
+    ),
+    (
+        stores.GrantSettings,
+        {},
+        {"lifetime": "lifetime", "ipv6_prefix": "count", "nat64_prefixes": "NAT64 prefixes"},
     ),
     (
         stores.ActiveGrant,
@@ -367,7 +373,7 @@ def test_a_wrong_value_is_rejected_when_it_is_passed(
     "kind",
     [
         *(Limits, Peer, server.Config, server.Stores, server.NextHop, server.Login, server.Timeouts, RedisAddress),
-        *(stores.LoginSource, stores.ActiveGrant),
+        *(stores.LoginSource, stores.GrantSettings, stores.ActiveGrant),
     ],
 )
 def test_the_table_has_every_field(kind: type[Any]) -> None:

@@ -222,7 +222,7 @@ class Sqlite(Kind):
         self._grants._executor._timeout = TIMEOUT
 
     def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-        def connect(path: Path) -> object:
+        def connect(path: Path, settings: stores.GrantSettings) -> object:
             gate()
             raise OSError("no answer")
 

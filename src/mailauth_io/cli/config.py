@@ -26,7 +26,7 @@ from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
 from ..limits import Limits
 from ..logs import describe_error
-from ..server.config import shared_port
+from ..server.config import different_grant_setting, shared_port
 from ..stores.credentials import Plain
 from . import grants_option, references, relay_option
 from .errors import ConfigError
@@ -68,7 +68,7 @@ def read(settings: Settings) -> ServerSetup:
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
     certificate = _own_certificate(settings)
-    return ServerSetup(
+    setup = ServerSetup(
         config=server.Config(
             hosts=settings.hosts,
             **ports,
@@ -114,6 +114,20 @@ def read(settings: Settings) -> ServerSetup:
         ready_file=settings.ready_file,
         warnings=_warnings(settings, accounts),
     )
+    _check_grant_settings(settings, setup)
+    return setup
+
+
+def _check_grant_settings(settings: Settings, setup: ServerSetup) -> None:
+    """Check that a store of the application has the settings that the file or the flags have.  Raises ConfigError."""
+    if setup.stores.grants is None:
+        return
+    different = different_grant_setting(setup.config, setup.stores.grants.settings)
+    if different is not None:
+        name, ours, theirs = different
+        raise settings.config_error(
+            name, f"{ours} is not the setting of {settings.grants_store}, {theirs}; use the same in both"
+        )
 
 
 def _maildrops(settings: Settings) -> stores.Maildrops:

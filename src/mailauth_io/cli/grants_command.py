@@ -40,16 +40,16 @@ def add(settings: Settings, address: str, identity: str) -> None:
     store fails.
     """
     try:
-        shown = str(_key(address, settings))
+        excluded = is_within(address, settings.no_grants_from + settings.proxy_from)
     except LocalProtocolError as error:
         raise ConfigError(str(error)) from None
     name = _identity(identity, settings)
 
     async def make(grants: stores.Grants) -> str:
-        if is_within(address, settings.no_grants_from + settings.proxy_from):
+        if excluded:
             return f"no grant: {address} is in an excluded network"
         await grants.grant(address, name)
-        return f"added a grant of {name} at {shown} for {settings.grant_lifetime:g} seconds"
+        return f"added a grant of {name} at {grants.settings.key(address)} for {grants.settings.lifetime:g} seconds"
 
     _run(settings, make)
 
@@ -60,19 +60,17 @@ def revoke(settings: Settings, whose: str) -> None:
     Raises ConfigError without a shared store, if *whose* is invalid, or if the store fails.
     """
     try:
-        shown, is_address = str(_key(whose, settings)), True
+        grant_key(whose)
+        name = None
     except LocalProtocolError:
-        shown, is_address = _identity(whose, settings, "identity or address"), False
+        name = _identity(whose, settings, "identity or address")
 
     async def end(grants: stores.Grants) -> str:
-        number = await (grants.revoke_address(whose) if is_address else grants.revoke_identity(shown))
+        number = await (grants.revoke_address(whose) if name is None else grants.revoke_identity(name))
+        shown = grants.settings.key(whose) if name is None else name
         return f"revoked {number} {'grant' if number == 1 else 'grants'} of {shown}"
 
     _run(settings, end)
-
-
-def _key(address: str, settings: Settings) -> object:
-    return grant_key(address, settings.grant_ipv6_prefix, settings.nat64_prefixes)
 
 
 def _identity(text: str, settings: Settings, what: str = "identity") -> str:

@@ -25,7 +25,9 @@ SCHEMES = ("ARGON2ID", "SCRAM-SHA-256", "BLF-CRYPT", "SHA512-CRYPT", "PLAIN")
 _GRANTS_HELP = {
     "grants": "store that the servers share: sqlite:FILE or redis://HOST:PORT/DATABASE (required, unless the "
     "configuration file names it)",
-    "grant_lifetime": "lifetime of a grant in seconds, the same as on the servers (default: 1800)",
+    "grant_lifetime": "lifetime of an added grant in seconds (default: 1800)",
+    "grant_ipv6_prefix": "number of leading bits of an IPv6 address that a grant covers, the same as on the servers",
+    "nat64_prefixes": "NAT64 prefix of your network, besides 64:ff9b::/96, the same as on the servers",
 }
 """The help of ``mailauth grants`` where that of ``mailauth serve`` does not apply."""
 
@@ -228,8 +230,8 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
     )
     made = acts.add_parser("add", allow_abbrev=False, help="add a grant for a login at another server")
     made.description = (
-        "Add a grant, for the post-login script of another POP3 or IMAP server such as Dovecot.  The lifetime must be "
-        "that of the servers: use their configuration file, or --grant-lifetime."
+        "Add a grant, for the post-login script of another POP3 or IMAP server such as Dovecot.  Its lifetime, and the "
+        "networks that get no grants, are those of the configuration file, if one is given."
     )
     made.add_argument("address", metavar="ADDRESS", help="IP address from which the client has logged in")
     made.add_argument("identity", metavar="IDENTITY", help="who has logged in; need not be an account of this server")

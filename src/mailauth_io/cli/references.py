@@ -48,6 +48,8 @@ def store(settings: Settings, name: str) -> Any:
         return None
     found = _built(settings, name, reference, _checked(settings, name, reference))
     _check_methods(settings, name, reference, found)
+    if name == "grants_store" and not isinstance(found.settings, stores.GrantSettings):
+        raise settings.config_error(name, f"the settings of {reference} must be a GrantSettings of mailauth_io.stores")
     return found
 
 

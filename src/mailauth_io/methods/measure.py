@@ -112,7 +112,6 @@ class _Trial:
             postmaster=self._name,
             ssl_context=bench.certificate.server,
             legacy=row.tls_mode is TlsMode.CLEAR,
-            grant_lifetime=LIFETIME,
         )
         self.stores = server.Stores(
             accounts=bench.accounts({self._name: self._password.encode()}),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from types import NoneType
 from typing import Final
 
 from mailauth import LocalProtocolError
-from mailauth.addresses import Network, grant_key, is_within
+from mailauth.addresses import Network, is_within
 from mailauth.grants import Grant, Lookup, Unavailable
 
 from ..logs import Event
@@ -26,13 +26,12 @@ REMEMBERED: Final = 1024
 class GrantService:
     """Makes and finds grants in the store *grants*, except for addresses in the networks *never*.
 
-    A peer without an IP address gets no grant.  *key* is the key of an address in the store.
+    A peer without an IP address gets no grant.
     """
 
-    def __init__(self, grants: Grants, never: Collection[Network], key: Callable[[str], object] = grant_key) -> None:
+    def __init__(self, grants: Grants, never: Collection[Network]) -> None:
         self._grants = grants
         self._never = tuple(never)
-        self._key = key
         self._warned: set[object] = set()
 
     async def grant(self, session: str, address: str, identity: str) -> None:
@@ -42,7 +41,7 @@ class GrantService:
             return
         identities = await self._grants.grant(address, identity)
         check_result(self._grants, "grant", identities, int, "the number of identities at the address")
-        if identities > MANY_IDENTITIES and (key := self._key(address)) not in self._warned:
+        if identities > MANY_IDENTITIES and (key := self._grants.settings.key(address)) not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
             self._warned.add(key)

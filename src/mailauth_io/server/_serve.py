@@ -47,8 +47,9 @@ async def serve(
     RuntimeError that has only the class and the place of its exception.
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
-    Raises OSError if it cannot listen on a port, ValueError if *config* has no port, or if the postmaster is an unknown
-    account, and TypeError for an argument of another type.
+    Raises OSError if it cannot listen on a port, and TypeError for an argument of another type.  Raises ValueError if
+    *config* has no port, if the postmaster is an unknown account, or if the grant settings of *config* differ from
+    those of the store.
     """
     check_type("config", config, Config)
     check_type("stores", stores, Stores)

@@ -12,8 +12,8 @@ import anyio
 import attrs
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Question, pop3, sasl, smtp
-from mailauth.addresses import grant_key, limit_key, limit_network
-from mailauth.grants import UNAVAILABLE, Lookup
+from mailauth.addresses import limit_key, limit_network
+from mailauth.grants import LIFETIME, UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
 from .._checks import check_iterable
@@ -22,13 +22,13 @@ from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
-from ..stores import ClientDisconnected, LoginSource, MemoryGrants, Proof, mailbox_name
+from ..stores import ClientDisconnected, Grants, LoginSource, MemoryGrants, Proof, mailbox_name
 from ._failed_logins import FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
 from .authenticator import Authenticator
-from .config import Config, Stores
+from .config import Config, Stores, different_grant_setting
 from .interceptors import Interceptor, InterceptorFunction
 
 A = TypeVar("A")
@@ -82,22 +82,15 @@ class ServerState:
         on_error: OnError | None = None,
         interceptors: Iterable[Interceptor | InterceptorFunction] = (),
     ) -> ServerState:
-        """Build the state.  *sleep* defaults to the sleep of the running loop."""
+        """Build the state.  *sleep* defaults to the sleep of the running loop.
+
+        Raises ValueError if the grant settings of *config* differ from those of its store.
+        """
         check_iterable("interceptors", interceptors, "[function]")
-        grants = stores.grants
-        if config.grant_lifetime == 0:
-            grants = None
-        elif grants is None:
-            grants = MemoryGrants(
-                lifetime=config.grant_lifetime,
-                ipv6_prefix=config.grant_ipv6_prefix,
-                nat64_prefixes=config.nat64_prefixes,
-                clock=clock,
-            )
         grant_service = None
-        if grants is not None:
-            key = partial(grant_key, ipv6_prefix=config.grant_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
-            grant_service = GrantService(grants, config.no_grants_from + config.proxy_from, key)
+        if config.grant_lifetime != 0:
+            grants = _grants(config, stores.grants, clock)
+            grant_service = GrantService(grants, config.no_grants_from + config.proxy_from)
         by_address = partial(limit_key, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
         return cls(
             config=config,
@@ -395,3 +388,22 @@ class ServerState:
         except Exception as error:
             self.log_failure(session, "grants", error)
             return UNAVAILABLE
+
+
+def _grants(config: Config, grants: Grants | None, clock: Callable[[], float]) -> Grants:
+    """Return the store *grants*, or one in memory.  Raises ValueError if *config* contradicts its settings."""
+    if grants is None:
+        return MemoryGrants(
+            lifetime=LIFETIME if config.grant_lifetime is None else config.grant_lifetime,
+            ipv6_prefix=config.grant_ipv6_prefix or 128,
+            nat64_prefixes=config.nat64_prefixes,
+            clock=clock,
+        )
+    different = different_grant_setting(config, grants.settings)
+    if different is not None:
+        name, ours, theirs = different
+        field = name.removeprefix("grant_")
+        raise ValueError(
+            f"{name} of the Config is {ours}, but {field} of Stores.grants is {theirs}; pass {field} to the store"
+        )
+    return grants

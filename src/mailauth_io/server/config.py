@@ -11,7 +11,7 @@ import attrs
 
 from mailauth import LocalProtocolError, sasl
 from mailauth.addresses import Network
-from mailauth.grants import LIFETIME, GrantTable
+from mailauth.grants import GrantTable
 from mailauth.pop3 import ALL_MECHANISMS as ALL_POP3_MECHANISMS, ServerSettings as Pop3Settings
 from mailauth.smtp import Mailbox, ServerSettings as SmtpSettings
 
@@ -34,6 +34,7 @@ from ..stores import (
     Budget,
     Certificates,
     Grants,
+    GrantSettings,
     Hashing,
     Maildrops,
     Outbox,
@@ -63,7 +64,9 @@ def _not_empty(instance: object, attribute: attrs.Attribute[tuple[str, ...]], it
         raise ValueError(f"{attribute.name} must be one or more names, none of them empty")
 
 
-def _check_lifetime(instance: object, attribute: attrs.Attribute[float], seconds: float) -> None:
+def _check_lifetime(instance: object, attribute: attrs.Attribute[float | None], seconds: float | None) -> None:
+    if seconds is None:
+        return
     try:
         GrantTable(lifetime=seconds)
     except LocalProtocolError as error:
@@ -146,18 +149,20 @@ class Config:
         Reject commands that break the grammar of the RFCs, even where their meaning is clear
         (docs/tolerance.md).  In TOML: ``[server] strict``.
     grant_lifetime
-        Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants.  In TOML:
-        ``[grants] lifetime``.
+        Seconds for which a POP3 login permits its address to relay, at most a year; 0: no grants.  None: the lifetime
+        of ``Stores.grants``, or 1800 for grants in memory.  ``serve()`` rejects another number than the lifetime of
+        ``Stores.grants``, because it would have no effect.  In TOML: ``[grants] lifetime``.
     grant_ipv6_prefix
         The number of leading bits of an IPv6 address that a grant covers; 128 is the single address.  The
-        exceptions are those of ``mailauth.addresses.grant_key()``.  In TOML: ``[grants] ipv6_prefix``.
+        exceptions are those of ``mailauth.addresses.grant_key()``.  None: the prefix of ``Stores.grants``, or 128 for
+        grants in memory; ``serve()`` rejects another number.  In TOML: ``[grants] ipv6_prefix``.
     limit_ipv6_prefix
         The number of leading bits of an IPv6 address that count as one address for all limits (``limit_key()`` in
         ``mailauth.addresses``): connections, failed logins, memory for messages, and password hashing.  In TOML:
         ``[limits] ipv6_prefix``.
     nat64_prefixes
         The NAT64 prefixes of your network, besides 64:ff9b::/96: an address in them counts as the IPv4 address of
-        its client for limits, and as a whole for grants.
+        its client for limits, and as a whole for grants.  Those of ``Stores.grants`` must be the same.
     limits
         The limits on connections, for all ports together, and on slow peers.  In TOML: ``[limits] connections`` and
         others.
@@ -217,9 +222,9 @@ class Config:
 
     strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
 
-    grant_lifetime: float = attrs.field(default=LIFETIME, validator=_check_lifetime)
+    grant_lifetime: float | None = attrs.field(default=None, validator=_check_lifetime)
 
-    grant_ipv6_prefix: int = attrs.field(default=128, validator=field(check_integer, 1, 128))
+    grant_ipv6_prefix: int | None = attrs.field(default=None, validator=field(check_integer, 1, 128, optional=True))
 
     limit_ipv6_prefix: int = attrs.field(default=64, validator=field(check_integer, 1, 128))
 
@@ -297,9 +302,27 @@ class Config:
         )
 
 
+def different_grant_setting(config: Config, settings: GrantSettings) -> tuple[str, str, str] | None:
+    """Return the first setting in *config* that a store with *settings* does not follow, and both values; or None."""
+    if config.grant_lifetime not in (None, settings.lifetime):
+        return "grant_lifetime", f"{config.grant_lifetime:g}", f"{settings.lifetime:g}"
+    if config.grant_ipv6_prefix not in (None, settings.ipv6_prefix):
+        return "grant_ipv6_prefix", str(config.grant_ipv6_prefix), str(settings.ipv6_prefix)
+    if frozenset(config.nat64_prefixes) != settings.nat64_prefixes:
+        ours, theirs = (sorted(map(str, each)) for each in (config.nat64_prefixes, settings.nat64_prefixes))
+        return "nat64_prefixes", f"[{', '.join(ours)}]", f"[{', '.join(theirs)}]"
+    return None
+
+
 def _check_outbox(instance: object, attribute: object, outbox: Outbox | NextHop) -> None:
     if not isinstance(outbox, NextHop):
         check_interface("outbox", outbox, Outbox)
+
+
+def _check_grants(instance: object, attribute: object, grants: Grants | None) -> None:
+    check_interface("grants", grants, Grants, optional=True)
+    if grants is not None:
+        check_type("grants.settings", grants.settings, GrantSettings)
 
 
 @attrs.frozen(kw_only=True)
@@ -339,7 +362,7 @@ class Stores:
     accounts: Accounts = attrs.field(validator=field(check_interface, Accounts))
     maildrops: Maildrops = attrs.field(validator=field(check_interface, Maildrops))
     outbox: Outbox | NextHop = attrs.field(validator=_check_outbox)
-    grants: Grants | None = attrs.field(default=None, validator=field(check_interface, Grants, optional=True))
+    grants: Grants | None = attrs.field(default=None, validator=_check_grants)
 
     tokens: Tokens | None = attrs.field(default=None, validator=field(check_interface, Tokens, optional=True))
     certificates: Certificates | None = attrs.field(

@@ -22,7 +22,7 @@ from .credentials import (
     read_credential,
     write_credential,
 )
-from .grants import ActiveGrant, GrantsError
+from .grants import ActiveGrant, GrantsError, GrantSettings
 from .hashing import (
     LOCAL,
     ClientDisconnected,
@@ -71,6 +71,7 @@ __all__ = [
     "CredentialError",
     "DeliveryRejected",
     "Envelope",
+    "GrantSettings",
     "Grants",
     "GrantsError",
     "Hashing",

@@ -1,17 +1,19 @@
-"""The common part of the grant stores: limits, the exception, and the items of a list of grants."""
+"""The common part of the grant stores: their settings, limits, the exception, and the items of a list of grants."""
 
 from __future__ import annotations
 
 import time
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any, Final
 
 import attrs
 
 from mailauth import LocalProtocolError
-from mailauth.grants import GrantTable
+from mailauth.addresses import grant_key
+from mailauth.grants import LIFETIME, GrantTable
 
-from .._checks import check_address, check_number, check_text, field
+from .._checks import check_address, check_nat64_prefixes, check_number, check_text, field
 
 TIMEOUT: Final = 2.0
 """Seconds to wait for an answer of a store outside this process.  After that the store counts as unavailable."""
@@ -48,6 +50,45 @@ def make_table(**settings: Any) -> GrantTable:
         return GrantTable(**settings)
     except LocalProtocolError as error:
         raise ValueError(str(error)) from None
+
+
+def _nat64_set(prefixes: Collection[IPv6Network]) -> frozenset[IPv6Network]:
+    check_nat64_prefixes("nat64_prefixes", prefixes)
+    return frozenset(prefixes)
+
+
+@attrs.frozen(kw_only=True)
+class GrantSettings:
+    """The settings of a grant store.  Raises TypeError or ValueError for a wrong value.
+
+    For example:
+
+        >>> settings = stores.GrantSettings(lifetime=900.0, ipv6_prefix=64)
+        >>> settings.key("2001:db8::1")
+        IPv6Address('2001:db8::')
+    """
+
+    lifetime: float = LIFETIME
+    """Seconds from a login to the expiry of its grant, at most a year.  It applies to logins at this store: grants that
+    another process has made keep their own lifetime."""
+
+    ipv6_prefix: int = 128
+    """The number of leading bits of an IPv6 address that a grant covers (``mailauth.addresses.grant_key``)."""
+
+    nat64_prefixes: frozenset[IPv6Network] = attrs.field(default=frozenset[IPv6Network](), converter=_nat64_set)
+    """The NAT64 prefixes besides 64:ff9b::/96, in which a grant covers a single address."""
+
+    def __attrs_post_init__(self) -> None:
+        make_table(lifetime=self.lifetime, ipv6_prefix=self.ipv6_prefix, nat64_prefixes=self.nat64_prefixes)
+
+    def key(self, address: str) -> IPv4Address | IPv6Address:
+        """Return the key under which the grants of *address* are stored.  Raises LocalProtocolError."""
+        return grant_key(address, self.ipv6_prefix, tuple(self.nat64_prefixes))
+
+    def describe_keys(self) -> str:
+        """Return the settings that decide the keys, as text.  All processes that share a store must have the same."""
+        prefixes = ", ".join(f'"{prefix}"' for prefix in sorted(self.nat64_prefixes))
+        return f"ipv6_prefix = {self.ipv6_prefix} and nat64_prefixes = [{prefixes}]"
 
 
 @attrs.frozen(kw_only=True)

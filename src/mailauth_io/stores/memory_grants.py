@@ -8,7 +8,7 @@ from ipaddress import IPv6Network
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
 
 from .._checks import check_function
-from .grants import ActiveGrant, boot_time, make_table
+from .grants import ActiveGrant, GrantSettings, boot_time, make_table
 
 
 class MemoryGrants:
@@ -32,6 +32,7 @@ class MemoryGrants:
         clock: Callable[[], float] = boot_time,
     ) -> None:
         check_function("clock", clock)
+        self.settings = GrantSettings(lifetime=lifetime, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
         self._table = make_table(
             lifetime=lifetime,
             ipv6_prefix=ipv6_prefix,

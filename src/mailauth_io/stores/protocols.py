@@ -18,7 +18,7 @@ from mailauth.grants import Lookup
 from .._checks import check_items, check_number, check_text, check_type, field
 from .content import Envelope, MessageContent
 from .credentials import Credential
-from .grants import ActiveGrant
+from .grants import ActiveGrant, GrantSettings
 
 
 @attrs.frozen(kw_only=True)
@@ -235,13 +235,18 @@ class Outbox(Protocol):
 
 
 class Grants(Protocol):
-    """The addresses with a recent POP3 login.  The store has its own clock and lifetime.
+    """The addresses with a recent POP3 login.  The store has its own clock.
 
     Grants are stored by ``mailauth.addresses.grant_key``.
 
         await grant_store.grant("192.0.2.1", "alice")
         lookup = await grant_store.find("192.0.2.1")  # a Grant, UNAVAILABLE or None
     """
+
+    @property
+    def settings(self) -> GrantSettings:
+        """The lifetime of its grants, and what decides their keys.  Those of the server's Config must not differ."""
+        ...
 
     async def find(self, address: str) -> Lookup:
         """Return the newest active grant of *address*, or None if it has none.

@@ -1,9 +1,9 @@
 """Grants in Redis 5 or later, for servers on several hosts.
 
-Each operation is one Lua script, run in a thread, so it is atomic, and the only clock is that of Redis.  A grant that
-expires later than now plus the lifetime was made before the clock stepped back, and counts as expired.
+Each operation is one Lua script, run in a thread, so it is atomic, and the only clock is that of Redis.  A grant whose
+login is later than now was made before the clock stepped back, and counts as expired.
 
-There are three keys, all in one slot of a Redis cluster, and every script declares them.  A cluster node that does not
+There are five keys, all in one slot of a Redis cluster, and every script declares them.  A cluster node that does not
 have the slot answers MOVED, with the address of the node that has it.
 """
 
@@ -27,7 +27,7 @@ from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant,
 
 from .._checks import check_text, check_type
 from ._bounded_executor import THREADS, BoundedExecutor
-from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, make_table
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, GrantSettings, make_table
 from .redis_address import RedisAddress
 
 __all__ = [
@@ -50,16 +50,23 @@ _KEEPALIVE: Final = {
 }
 """Keepalive settings: a NAT or firewall may drop a connection that is idle for minutes."""
 
-KEYS: Final = ("{mailauth}:grants", "{mailauth}:at", "{mailauth}:of")
-"""Three sorted sets.  The first has each grant with its expiry, which is the order of the logins.  The others are
-indexes, in alphabetical order: "address identity" and "identity address".  An address contains no blank.  Each key
-expires with the last grant.  The hash tag in braces puts them into one slot of a Redis cluster."""
+KEYS: Final = ("{mailauth}:grants", "{mailauth}:logins", "{mailauth}:at", "{mailauth}:of", "{mailauth}:made_with")
+"""Four sorted sets and a text.  The first two have each grant, "address identity", with the times of its expiry and of
+its login.  The next two are indexes, in alphabetical order: "address identity" and "identity address".  An address
+contains no blank.  The text has the settings that decide the addresses.  Each key expires with the last grant.  The
+hash tag in braces puts them into one slot of a Redis cluster."""
+
+_OTHER_SETTINGS: Final = "OTHERSETTINGS "
+"""Begins the error of a script if the grants were made with other settings.  These follow."""
 
 _BEGIN: Final = f"""
-local all, at, of = KEYS[1], KEYS[2], KEYS[3]
+local all, logins, at, of, made_with = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local time = redis.call('TIME')
 local now = time[1] * {_MICRO} + time[2]
-local last = now + ARGV[1]
+local settings = redis.call('GET', made_with)
+if settings and settings ~= ARGV[1] then
+    return redis.error_reply('{_OTHER_SETTINGS}' .. settings)
+end
 
 local function text(number)
     return string.format('%.0f', number)
@@ -67,6 +74,7 @@ end
 
 local function drop(address, identity)
     redis.call('ZREM', all, address .. ' ' .. identity)
+    redis.call('ZREM', logins, address .. ' ' .. identity)
     redis.call('ZREM', at, address .. ' ' .. identity)
     redis.call('ZREM', of, identity .. ' ' .. address)
 end
@@ -79,7 +87,7 @@ end
 
 local function sweep()
     drop_each(redis.call('ZRANGEBYSCORE', all, '-inf', text(now), 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
-    drop_each(redis.call('ZRANGEBYSCORE', all, '(' .. text(last), '+inf', 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
+    drop_each(redis.call('ZRANGEBYSCORE', logins, '(' .. text(now), '+inf', 'LIMIT', 0, {MAX_SWEPT_PER_LOGIN}))
 end
 
 -- What follows the word and a blank in the members of an index.
@@ -91,8 +99,13 @@ local function after(index, word)
     return found
 end
 
-local function expires(address, identity)
-    return tonumber(redis.call('ZSCORE', all, address .. ' ' .. identity) or 0)
+-- The time of the login of an active grant, and of its expiry.  Nothing if it is not active.
+local function active(address, identity)
+    local login = tonumber(redis.call('ZSCORE', logins, address .. ' ' .. identity) or now + 1)
+    local expires = tonumber(redis.call('ZSCORE', all, address .. ' ' .. identity) or now)
+    if login <= now and now < expires then
+        return login, expires
+    end
 end
 """
 
@@ -100,18 +113,18 @@ end
 # that is missing there could not be revoked.
 _FIND: Final = """
 local address = ARGV[2]
-local highest = redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2]
-if highest and tonumber(highest) > last then
+local latest = redis.call('ZREVRANGE', logins, 0, 0, 'WITHSCORES')[2]
+if latest and tonumber(latest) > now then
     sweep()
 end
-local newest, whose = now, nil
+local newest, whose, last = 0, nil, nil
 for _, identity in ipairs(after(at, address)) do
-    local score = expires(address, identity)
-    if score > newest and score <= last and redis.call('ZSCORE', of, identity .. ' ' .. address) then
-        newest, whose = score, identity
+    local login, expires = active(address, identity)
+    if login and login > newest and redis.call('ZSCORE', of, identity .. ' ' .. address) then
+        newest, whose, last = login, identity, expires
     end
 end
-return whose and {whose, text(newest)}
+return whose and {whose, text(last)}
 """
 
 _GRANT: Final = """
@@ -124,9 +137,9 @@ sweep()
 drop(address, identity)
 local kept = {}
 for _, other in ipairs(after(at, address)) do
-    local score = expires(address, other)
-    if score > now then
-        table.insert(kept, {score, other})
+    local login = active(address, other)
+    if login then
+        table.insert(kept, {login, other})
     else
         drop(address, other)
     end
@@ -135,45 +148,49 @@ table.sort(kept, function(one, other) return one[1] < other[1] end)
 while #kept >= identities do
     drop(address, table.remove(kept, 1)[2])
 end
-redis.call('ZADD', all, text(last), address .. ' ' .. identity)
+redis.call('ZADD', all, text(now + ARGV[8]), address .. ' ' .. identity)
+redis.call('ZADD', logins, text(now), address .. ' ' .. identity)
+redis.call('SET', made_with, ARGV[1])
 redis.call('ZADD', at, 0, address .. ' ' .. identity)
 redis.call('ZADD', of, 0, identity .. ' ' .. address)
 local excess = redis.call('ZCARD', all) - maximum
 if excess > 0 then
-    drop_each(redis.call('ZRANGE', all, 0, math.min(excess, MAX_SWEPT_PER_LOGIN) - 1))
+    drop_each(redis.call('ZRANGE', logins, 0, math.min(excess, MAX_SWEPT_PER_LOGIN) - 1))
 end
+local last = tonumber(redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2] or now)
 for _, key in ipairs(KEYS) do
-    redis.call('PEXPIRE', key, text(math.ceil(ARGV[1] / 1000)))
+    redis.call('PEXPIRE', key, text(math.ceil((last - now) / 1000)))
 end
 return #after(at, address)
 """.replace("MAX_SWEPT_PER_LOGIN", str(MAX_SWEPT_PER_LOGIN))
 
 _REVOKE_IDENTITY: Final = """
-local identity, until_ = ARGV[2], last - ARGV[3]
-local active = 0
+local identity, until_ = ARGV[2], now - ARGV[3]
+local revoked = 0
 for _, address in ipairs(after(of, identity)) do
-    local score = expires(address, identity)
-    if not string.find(address, ' ') and score <= until_ then
-        if score > now then
-            active = active + 1
+    if not string.find(address, ' ') then
+        local login = active(address, identity)
+        if login and login <= until_ then
+            revoked = revoked + 1
         end
-        drop(address, identity)
+        if not login or login <= until_ then
+            drop(address, identity)
+        end
     end
 end
-return active
+return revoked
 """
 
 _REVOKE_ADDRESS: Final = """
 local address = ARGV[2]
-local active = 0
+local revoked = 0
 for _, identity in ipairs(after(at, address)) do
-    local score = expires(address, identity)
-    if score > now and score <= last then
-        active = active + 1
+    if active(address, identity) then
+        revoked = revoked + 1
     end
     drop(address, identity)
 end
-return active
+return revoked
 """
 
 _TIME: Final = "return time"
@@ -183,7 +200,8 @@ class RedisGrants:
     """Grants in the Redis server at *address*, or in the Redis cluster of which it is a node.
 
     *password* is used instead of the one in *address*, if given.  The other settings are those of GrantTable; an
-    invalid one is a ValueError.  They must be the same on all servers.  The first call connects to Redis.
+    invalid one is a ValueError.  *ipv6_prefix* and *nat64_prefixes* must be the same on all servers, otherwise every
+    call raises GrantsError; *lifetime* is that of the grants made here.  The first call connects to Redis.
 
         address = redis_grants.RedisAddress(host="redis.example", tls=True)
         grant_store = redis_grants.RedisGrants(address, password=password, lifetime=900.0)
@@ -202,15 +220,9 @@ class RedisGrants:
     ) -> None:
         check_type("address", address, RedisAddress, use="RedisAddress.read('redis://127.0.0.1/0')")
         check_text("password", password, optional=True)
-        make_table(
-            lifetime=lifetime,
-            ipv6_prefix=ipv6_prefix,
-            nat64_prefixes=nat64_prefixes,
-            identities_per_address=identities_per_address,
-            max_grants=max_grants,
-        )
+        self.settings = GrantSettings(lifetime=lifetime, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
+        make_table(identities_per_address=identities_per_address, max_grants=max_grants)
         self._lifetime = round(lifetime * _MICRO)
-        self._grant_key = partial(grant_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=tuple(nat64_prefixes))
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._executor = BoundedExecutor()
@@ -262,10 +274,20 @@ class RedisGrants:
             client.connection_pool.disconnect()
 
     def _key(self, address: str) -> str:
-        return str(self._grant_key(address))
+        return str(self.settings.key(address))
 
     def _run(self, script: Script, *args: str | int) -> Any:
-        return self._call(lambda client: script(keys=KEYS, args=[self._lifetime, *args], client=client))
+        settings = self.settings.describe_keys()
+        try:
+            return self._call(lambda client: script(keys=KEYS, args=[settings, *args], client=client))
+        except redis.ResponseError as error:
+            made_with = str(error).partition(_OTHER_SETTINGS)[2]
+            if not made_with:
+                raise
+            raise GrantsError(
+                f"the grants in Redis were made with {made_with}, not with {settings}; use the same settings in all "
+                f"processes, or stop them and delete the keys {' '.join(KEYS)}"
+            ) from None
 
     def _call(self, operation: Callable[[Any], T]) -> T:
         """Call *operation* with the client of the node that has the keys, and follow a cluster to another node."""
@@ -317,21 +339,27 @@ class RedisGrants:
         called_at = self._time()
         timeout = round(TIMEOUT * _MICRO)
         identities = self._run(
-            self._grant_script, address, identity, self._identities, self._max_grants, called_at, timeout
+            self._grant_script,
+            address,
+            identity,
+            self._identities,
+            self._max_grants,
+            called_at,
+            timeout,
+            self._lifetime,
         )
         if identities is None:
             raise TimeoutError
         return int(identities)
 
     def _active(self) -> list[ActiveGrant]:
-        members: dict[bytes, int] = self._call(
-            lambda client: dict(client.zscan_iter(KEYS[0], count=1000, score_cast_func=int))
-        )
+        expiries, logins = (self._call(partial(_scores, key)) for key in KEYS[:2])
         now = self._time()
         grants: list[ActiveGrant] = []
-        for member, expires in sorted(members.items(), key=lambda item: item[1]):
+        for member, login in sorted(logins.items(), key=lambda item: item[1]):
             address, _, identity = member.decode().partition(" ")
-            if now < expires <= now + self._lifetime:
+            expires = expiries.get(member, now)
+            if login <= now < expires:
                 remaining = (expires - now) / _MICRO
                 grants.append(ActiveGrant(address=grant_key(address), identity=identity, remaining=remaining))
         return grants
@@ -340,6 +368,10 @@ class RedisGrants:
 def _is_read_only(error: redis.ResponseError) -> bool:
     """Return whether a replica refused a write.  Redis 7 replies READONLY; before, an error of the script quotes it."""
     return isinstance(error, ReadOnlyError) or "READONLY" in str(error)
+
+
+def _scores(key: str, client: Any) -> dict[bytes, int]:
+    return dict(client.zscan_iter(key, count=1000, score_cast_func=int))
 
 
 def _pool(address: RedisAddress) -> redis.ConnectionPool:

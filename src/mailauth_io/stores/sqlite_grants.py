@@ -1,8 +1,8 @@
 """Grants in a SQLite file, for several processes on one host.
 
 The file has a write-ahead log, so that no lookup waits for a login.  Times are wall-clock times, since all processes
-share them and they survive a restart.  A grant that expires later than now plus the lifetime was made before the clock
-stepped back, and counts as expired.  Blocking calls run in threads; a grant is committed before ``grant()`` returns.
+share them and they survive a restart.  A grant whose login is later than now was made before the clock stepped back,
+and counts as expired.  Blocking calls run in threads; a grant is committed before ``grant()`` returns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Collection, Generator
-from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -27,7 +26,7 @@ from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant,
 
 from .._checks import check_function, check_type
 from ._bounded_executor import BoundedExecutor
-from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, make_table
+from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, GrantSettings, make_table
 
 __all__ = [
     "SqliteGrants",
@@ -41,23 +40,25 @@ BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
 
 _APPLICATION: Final = 0x6D616772  # "magr", for PRAGMA application_id
-_VERSION: Final = 1
-# Grants are numbered in the order of the logins.  Triggers count the grants, since COUNT(*) scans the table.
+_VERSION: Final = 2
+# Grants are numbered in the order of the logins.  Triggers count the grants, since COUNT(*) scans the table.  made_with
+# has the settings that decide the addresses in the table.
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS grants (
-    number INTEGER PRIMARY KEY, address TEXT NOT NULL, identity TEXT NOT NULL, expires REAL NOT NULL,
-    UNIQUE (address, identity)
+    number INTEGER PRIMARY KEY, address TEXT NOT NULL, identity TEXT NOT NULL, login REAL NOT NULL,
+    expires REAL NOT NULL, UNIQUE (address, identity)
 );
 CREATE INDEX IF NOT EXISTS by_identity ON grants (identity);
+CREATE INDEX IF NOT EXISTS by_login ON grants (login);
 CREATE INDEX IF NOT EXISTS by_expiry ON grants (expires);
 CREATE TABLE IF NOT EXISTS kept (grants INTEGER NOT NULL);
 INSERT INTO kept SELECT 0 WHERE NOT EXISTS (SELECT * FROM kept);
 CREATE TRIGGER IF NOT EXISTS one_more AFTER INSERT ON grants BEGIN UPDATE kept SET grants = grants + 1; END;
 CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON grants BEGIN UPDATE kept SET grants = grants - 1; END;
+CREATE TABLE IF NOT EXISTS made_with (settings TEXT NOT NULL);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
-COMMIT;
 """
 
 
@@ -65,9 +66,10 @@ class SqliteGrants:
     """Grants in the SQLite file at *path*.  It is created with mode 0600; its directory must exist.  ``check_file()``
     says which modes an existing file may have.
 
-    The settings are those of GrantTable; an invalid one is a ValueError.  They must be the same in all processes.
-    *clock* returns seconds since 1970.  Raises GrantsError if the file is not a grants database, or if other users can
-    access it.
+    The settings are those of GrantTable; an invalid one is a ValueError.  *ipv6_prefix* and *nat64_prefixes* must be
+    the same in all processes; *lifetime* is that of the grants made here.  *clock* returns seconds since 1970.  Raises
+    GrantsError if the file is not a grants database, if it was made with other prefixes, or if other users can access
+    it.
 
         grant_store = sqlite_grants.SqliteGrants(Path("/var/lib/mailauth/grants.db"), lifetime=900.0)
         server_stores = server.Stores(accounts=accounts, maildrops=maildrops, outbox=outbox, grants=grant_store)
@@ -86,16 +88,9 @@ class SqliteGrants:
     ) -> None:
         check_type("path", path, Path)
         check_function("clock", clock)
-        make_table(
-            lifetime=lifetime,
-            ipv6_prefix=ipv6_prefix,
-            nat64_prefixes=nat64_prefixes,
-            identities_per_address=identities_per_address,
-            max_grants=max_grants,
-        )
+        self.settings = GrantSettings(lifetime=lifetime, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
+        make_table(identities_per_address=identities_per_address, max_grants=max_grants)
         self._path = path
-        self._lifetime = lifetime
-        self._grant_key = partial(grant_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=tuple(nat64_prefixes))
         self._identities = identities_per_address
         self._max_grants = max_grants
         self._clock = clock
@@ -140,22 +135,22 @@ class SqliteGrants:
                 self._idle.get_nowait()[0].close()
 
     def _key(self, address: str) -> str:
-        return str(self._grant_key(address))
+        return str(self.settings.key(address))
 
     def _find(self, address: str) -> Lookup:
         with self._connection() as connection:
             rows = connection.execute(
-                "SELECT identity, expires FROM grants WHERE address = ? ORDER BY number DESC", (address,)
+                "SELECT identity, login, expires FROM grants WHERE address = ? ORDER BY number DESC", (address,)
             ).fetchall()
-            (highest,) = connection.execute("SELECT MAX(expires) FROM grants").fetchone()
-            # Read the clock after the rows.  Otherwise a grant that another process commits in between would expire
-            # later than now plus the lifetime.
+            (latest,) = connection.execute("SELECT MAX(login) FROM grants").fetchone()
+            # Read the clock after the rows.  Otherwise a grant that another process commits in between would seem to be
+            # from the future.
             now = self._clock()
-            if highest is not None and highest > now + self._lifetime:
+            if latest is not None and latest > now:
                 with _writing(connection):  # otherwise these grants would become active later
                     self._sweep(connection, self._clock())
-        for identity, expires in rows:
-            if now < expires <= now + self._lifetime:
+        for identity, login, expires in rows:
+            if login <= now < expires:
                 return Grant(address, identity, expires)
         return None
 
@@ -172,8 +167,8 @@ class SqliteGrants:
                 (address, now, address, self._identities - 1),
             )
             connection.execute(
-                "INSERT INTO grants (address, identity, expires) VALUES (?, ?, ?)",
-                (address, identity, now + self._lifetime),
+                "INSERT INTO grants (address, identity, login, expires) VALUES (?, ?, ?, ?)",
+                (address, identity, now, now + self.settings.lifetime),
             )
             (kept,) = connection.execute("SELECT grants FROM kept").fetchone()
             if kept > self._max_grants:
@@ -185,10 +180,11 @@ class SqliteGrants:
             return int(identities)
 
     def _sweep(self, connection: sqlite3.Connection, now: float) -> None:
-        for condition, limit in (("expires <= ?", now), ("expires > ?", now + self._lifetime)):
+        """Remove grants that have expired, and those from before the clock was set back."""
+        for condition in ("expires <= ?", "login > ?"):
             connection.execute(
                 f"DELETE FROM grants WHERE number IN (SELECT number FROM grants WHERE {condition} LIMIT ?)",
-                (limit, MAX_SWEPT_PER_LOGIN),
+                (now, MAX_SWEPT_PER_LOGIN),
             )
 
     def _revoke(self, column: str, value: str, older_than: float) -> int:
@@ -197,9 +193,9 @@ class SqliteGrants:
             try:
                 with _writing(connection):
                     now = self._clock()
-                    which, values = f"{column} = ? AND expires <= ?", (value, now + self._lifetime - older_than)
+                    which, values = f"{column} = ? AND (login <= ? OR login > ?)", (value, now - older_than, now)
                     (active,) = connection.execute(
-                        f"SELECT COUNT(*) FROM grants WHERE {which} AND expires > ?", (*values, now)
+                        f"SELECT COUNT(*) FROM grants WHERE {which} AND login <= ? AND expires > ?", (*values, now, now)
                     ).fetchone()
                     connection.execute(f"DELETE FROM grants WHERE {which}", values)
             finally:
@@ -208,12 +204,12 @@ class SqliteGrants:
 
     def _active(self) -> list[ActiveGrant]:
         with self._connection() as connection:
-            rows = connection.execute("SELECT address, identity, expires FROM grants ORDER BY number").fetchall()
+            rows = connection.execute("SELECT address, identity, login, expires FROM grants ORDER BY number").fetchall()
         now = self._clock()
         return [
             ActiveGrant(address=grant_key(address), identity=identity, remaining=expires - now)
-            for address, identity, expires in rows
-            if now < expires <= now + self._lifetime
+            for address, identity, login, expires in rows
+            if login <= now < expires
         ]
 
     @contextlib.contextmanager
@@ -241,7 +237,7 @@ class SqliteGrants:
         with _alone(self._path.parent):
             _claim(self._path)
             file = _file_id(self._path)
-            return _connect(self._path), file
+            return _connect(self._path, self.settings), file
 
 
 def _file_id(path: Path) -> _FileId:
@@ -333,7 +329,7 @@ def _name(look_up: Callable[[int], tuple[Any, ...]], number: int) -> str:
         return str(number)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, settings: GrantSettings) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -346,9 +342,17 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             connection.executescript(_SCHEMA)
+            connection.execute("INSERT INTO made_with VALUES (?)", (settings.describe_keys(),))
+            connection.execute("COMMIT")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:
             raise GrantsError(f"{path} was written by another version of mailauth; stop its servers and remove it")
+        (made_with,) = connection.execute("SELECT settings FROM made_with").fetchone()
+        if made_with != settings.describe_keys():
+            raise GrantsError(
+                f"{path} was made with {made_with}, not with {settings.describe_keys()}; use the same settings in all "
+                "processes, or stop them and remove the file"
+            )
     except BaseException:
         connection.close()
         raise

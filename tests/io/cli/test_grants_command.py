@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,10 @@ def test_revoking_an_address_revokes_its_ipv6_prefix(tmp_path: Path, capfd: pyte
     fill(SqliteGrants(path, ipv6_prefix=64), ("2001:db8::1", "alice"))
     file = private(tmp_path / "mailauth.toml", '[grants]\nstore = "sqlite:grants.db"\nipv6_prefix = 64\n')
     words = ("revoke", "2001:db8::2")
-    assert command(capfd, *words, "--grants", f"sqlite:{path}") == "revoked 0 grants of 2001:db8::2\n"
+    said = config_error(capfd, "grants", *words, "--grants", f"sqlite:{path}")
+    assert (
+        f"--grants: {path} was made with ipv6_prefix = 64 and nat64_prefixes = [], not with ipv6_prefix = 128" in said
+    )
     assert command(capfd, *words, "--config", str(file)) == "revoked 1 grant of 2001:db8::\n"
 
 
@@ -148,6 +152,21 @@ def test_revoke_rejects_an_invalid_identity_or_address(tmp_path: Path, capfd: py
 
 
 @pytest.mark.parametrize("place", [in_sqlite, in_redis])
+def test_grants_with_a_longer_lifetime_are_listed_and_kept(
+    place: Place, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command needs the lifetime of the servers neither to list nor to add grants."""
+    grants, words = place(tmp_path, request)
+    grants.close()
+    command(capfd, "add", *words, "--grant-lifetime", "3600", HERE, "alice")
+    command(capfd, "add", *words, "192.0.2.2", "bob")
+    rows = [row.split() for row in command(capfd, "list", *words).splitlines()[1:]]
+    assert [row[1] for row in rows] == ["alice", "bob"]
+    assert 3500 < int(rows[0][2]) <= 3600
+    assert 1700 < int(rows[1][2]) <= 1800
+
+
+@pytest.mark.parametrize("place", [in_sqlite, in_redis])
 def test_grants_of_logins_at_another_server_are_added(
     place: Place, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +190,8 @@ def test_add_makes_a_grant_with_the_settings_of_the_configuration_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The lifetime, the prefixes, and the excluded networks of the servers."""
-    SqliteGrants(tmp_path / "g", lifetime=60, ipv6_prefix=64).close()
+    network = IPv6Network("2001:db8:64::/96")
+    SqliteGrants(tmp_path / "g", ipv6_prefix=64, nat64_prefixes=[network]).close()
     file = private(
         tmp_path / "mailauth.toml",
         '[grants]\nstore = "sqlite:g"\nlifetime = 60.0\nipv6_prefix = 64\nnat64_prefixes = ["2001:db8:64::/96"]\n'

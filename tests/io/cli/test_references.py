@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import smtplib
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,18 @@ class Things:
 
 def make_grants():
     return stores.MemoryGrants(lifetime=60)
+
+
+class NoSettings(stores.MemoryGrants):
+    def __init__(self):
+        super().__init__()
+        del self.settings
+
+
+class WrongSettings(stores.MemoryGrants):
+    def __init__(self):
+        super().__init__()
+        self.settings = {}
 
 
 def make_nothing():
@@ -123,6 +136,7 @@ def test_classes_and_functions_are_called_and_other_objects_are_used(write: Writ
     path = write(
         '[stores]\naccounts = "MODULE:accounts"\nmaildrops = "MODULE:Maildrops"\noutbox = "MODULE:Things.outbox"\n'
         'grants = "MODULE:make_grants"\ntokens = "MODULE:accounts"\ncertificates = "MODULE:accounts"\n'
+        "[grants]\nlifetime = 60.0\n"
         '[tls]\nclient_ca = "ca.pem"\n'
         '[server]\ninterceptors = ["MODULE:refuse", "MODULE:Greylist", "MODULE:wrapped"]\n'
     )
@@ -154,6 +168,25 @@ def test_server_has_no_interceptors_and_stores_of_its_own_by_default(write: Writ
     assert setup.interceptors == ()
     assert isinstance(setup.stores.maildrops, stores.MemoryMaildrops)
     assert (setup.stores.tokens, setup.stores.certificates, setup.stores.grants) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("", "lifetime: 1800 is not the setting of MODULE:make_grants, 60; use the same in both"),
+        ("ipv6_prefix = 64", "ipv6_prefix: 64 is not the setting of MODULE:make_grants, 128; use the same in both"),
+        (
+            'nat64_prefixes = ["2001:db8:64::/96"]',
+            "nat64_prefixes: [2001:db8:64::/96] is not the setting of MODULE:make_grants, []; use the same in both",
+        ),
+    ],
+)
+def test_grant_settings_of_the_file_must_be_those_of_the_store(line: str, says: str, write: WriteFile) -> None:
+    lifetime = "lifetime = 60.0\n" if line else ""
+    path = write(f'[stores]\ngrants = "MODULE:make_grants"\n[grants]\n{lifetime}{line}\n')
+    module = next(path.parent.glob("configured_stores_*.py")).stem
+    with pytest.raises(ConfigError, match=re.escape(says.replace("MODULE", module))):
+        read(path)
 
 
 def test_grants_of_a_module_are_not_built_if_grants_are_disabled(write: WriteFile) -> None:
@@ -193,6 +226,8 @@ ERRORS = [
 
 CALL_ERRORS = [
     ('maildrops = "MODULE:make_nothing"', "MODULE:make_nothing has no method open, stage"),
+    ('grants = "MODULE:NoSettings"', "MODULE:NoSettings has no attribute settings; see Grants in mailauth_io.stores"),
+    ('grants = "MODULE:WrongSettings"', "the settings of MODULE:WrongSettings must be a GrantSettings of mailauth_io"),
     ('accounts = "MODULE:broken"', "MODULE:broken() failed: IndexError: pop from empty list"),
     ('accounts = "MODULE:Down"', "MODULE:Down failed in credentials(): ConnectionError: database is down"),
     ('accounts = "MODULE:accounts"\n[mail]\npostmaster = "a b"', None),

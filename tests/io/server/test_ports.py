@@ -7,16 +7,22 @@ import math
 import smtplib
 import socket
 from collections.abc import AsyncIterator
+from ipaddress import IPv6Network
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from mailauth_io import server, stores
 from mailauth_io.adapters.listener import Listener
 from mailauth_io.server import _serve
+from mailauth_io.stores.sqlite_grants import SqliteGrants
 from tests.io import loops
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops, run_on_asyncio
 from tests.io.tls import server_context
+
+NAT64 = (IPv6Network("2001:db8:64::/96"),)
 
 
 def kept() -> server.Stores:
@@ -58,6 +64,56 @@ def test_the_postmaster_must_be_an_account(run: Run) -> None:
         with pytest.raises(ValueError, match="unknown account 'dave'"):
             async with server.serve(server.Config(smtp=0, postmaster="dave"), kept()):
                 pass
+
+    run(main)
+
+
+class NatGrants(stores.MemoryGrants):
+    def __init__(self) -> None:
+        super().__init__(lifetime=600, nat64_prefixes=NAT64)
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"grant_lifetime": 600},
+            "grant_lifetime of the Config is 600, but lifetime of Stores.grants is 1800; pass lifetime to the store",
+        ),
+        (
+            {"grant_ipv6_prefix": 64},
+            "grant_ipv6_prefix of the Config is 64, but ipv6_prefix of Stores.grants is 128; pass ipv6_prefix to",
+        ),
+        (
+            {"nat64_prefixes": NAT64},
+            r"nat64_prefixes of the Config is \[2001:db8:64::/96\], but nat64_prefixes of Stores.grants is \[\]; pass",
+        ),
+    ],
+)
+def test_grant_setting_that_the_store_would_not_follow_is_an_error(
+    run: Run, tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    grants = SqliteGrants(tmp_path / "grants.db")
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match=says):
+            async with server.serve(server.Config(pop3=0, **options), attrs.evolve(kept(), grants=grants)):
+                pass
+
+    with contextlib.closing(grants):
+        run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("options", [{}, {"grant_lifetime": 600}, {"grant_ipv6_prefix": 128}, {"grant_lifetime": 0}])
+def test_grant_settings_of_the_store_apply_if_the_configuration_has_the_same_or_none(
+    run: Run, options: dict[str, Any]
+) -> None:
+    async def main() -> None:
+        config = server.Config(pop3=0, nat64_prefixes=NAT64, **options)
+        async with server.serve(config, attrs.evolve(kept(), grants=NatGrants())):
+            pass
 
     run(main)
 

@@ -375,11 +375,79 @@ async def test_clock_step_back_expires_grants_beyond_one_sweep(loop: loops.Loop,
 
 
 @on_both_loops
-async def test_shorter_lifetime_expires_grants_that_would_exceed_it(loop: loops.Loop, shared: Keeper) -> None:
-    """After a restart with a shorter lifetime, older grants are limited to it."""
-    await shared.open().grant(HERE, "alice")
-    shorter = shared.open(lifetime=LIFETIME / 2)
-    assert await shorter.find(HERE) is None
+async def test_grant_keeps_the_lifetime_of_the_store_that_made_it(loop: loops.Loop, shared: Keeper) -> None:
+    """Another process may have another lifetime: a policy service, ``mailauth grants``, or a server after a change.
+
+    Neither its lookups nor its logins remove or shorten the grant.
+    """
+    longer, shorter = shared.open(), shared.open(lifetime=LIFETIME / 2)
+    await longer.grant(HERE, "alice")
+    await shorter.grant(REMOTE_ADDRESS, "bob")
+    for grants in (shorter, longer):
+        assert [await who(grants, address) for address in (HERE, REMOTE_ADDRESS)] == ["alice", "bob"]
+        assert [each.identity for each in await grants.active()] == ["alice", "bob"]
+    shared.move(LIFETIME * 3 / 4)
+    for grants in (shorter, longer):
+        assert [await who(grants, address) for address in (HERE, REMOTE_ADDRESS)] == ["alice", None]
+    shared.move(LIFETIME / 4)
+    for grants in (shorter, longer):
+        assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_latest_login_is_found_whichever_grant_expires_last(loop: loops.Loop, shared: Keeper) -> None:
+    """The order is that of the logins, also where the oldest grant of an address is replaced."""
+    longer, shorter = (
+        shared.open(identities_per_address=2),
+        shared.open(lifetime=LIFETIME / 2, identities_per_address=2),
+    )
+    await longer.grant(HERE, "alice")
+    shared.move(10)
+    await shorter.grant(HERE, "bob")
+    assert await who(longer, HERE) == "bob"
+    shared.move(10)
+    await shorter.grant(HERE, "carol")
+    assert [each.identity for each in await longer.active()] == ["bob", "carol"]
+
+
+@on_both_loops
+async def test_revocation_counts_from_the_login_whatever_the_lifetime_is(loop: loops.Loop, shared: Keeper) -> None:
+    longer, shorter = shared.open(), shared.open(lifetime=LIFETIME / 2)
+    await longer.grant(HERE, "alice")
+    shared.move(1000)
+    await shorter.grant(REMOTE_ADDRESS, "alice")
+    shared.move(1000)
+    assert await shorter.revoke_identity("alice", 1500) == 1
+    assert [await who(longer, address) for address in (HERE, REMOTE_ADDRESS)] == [None, "alice"]
+
+
+@on_both_loops
+async def test_revocation_includes_grants_from_before_the_clock_was_set_back(loop: loops.Loop, shared: Keeper) -> None:
+    """They count as expired, and must not become active when the clock reaches their login again."""
+    grants = shared.open()
+    await grants.grant(HERE, "alice")
+    shared.move(-3600)
+    assert await grants.revoke_identity("alice", 100) == 0
+    shared.move(3700)
+    assert await grants.find(HERE) is None
+
+
+@on_both_loops
+async def test_store_with_other_prefixes_is_refused(loop: loops.Loop, shared: Keeper) -> None:
+    """It would look up other addresses than the other processes store."""
+    networks = [ipaddress.IPv6Network(f"2001:db8:{number}::/96") for number in (64, 65)]
+    grants = shared.open(ipv6_prefix=64, nat64_prefixes=networks)
+    await grants.grant("2001:db8::1", "alice")
+
+    async def use(**settings: object) -> str | None:
+        return await who(shared.open(**settings), "2001:db8::2")
+
+    assert await use(ipv6_prefix=64, nat64_prefixes=networks[::-1]) == "alice"
+    made_with = r'ipv6_prefix = 64 and nat64_prefixes = \["2001:db8:64::/96", "2001:db8:65::/96"\]'
+    for settings in ({}, {"ipv6_prefix": 64}, {"nat64_prefixes": networks}):
+        with pytest.raises(stores.GrantsError, match=f"made with {made_with}, not with ipv6_prefix = "):
+            await use(**settings)
+    assert await who(grants, "2001:db8::2") == "alice"
 
 
 @on_both_loops

@@ -131,7 +131,7 @@ def test_file_that_is_no_grant_database_is_rejected_and_unchanged(tmp_path: Path
 def test_file_of_another_version_is_rejected(opening: Opening) -> None:
     opening().close()
     with contextlib.closing(sqlite3.connect(opening.path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 1")
     with pytest.raises(GrantsError, match="was written by another version of mailauth"):
         opening()
 
