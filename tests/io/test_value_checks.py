@@ -231,8 +231,8 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         server.Stores,
         STORES,
         {
-            **dict.fromkeys(("accounts", "maildrops", "outbox"), "store"),
-            **dict.fromkeys(("grants", "tokens", "certificates"), "store or None"),
+            **dict.fromkeys(("accounts", "maildrops"), "store"),
+            **dict.fromkeys(("outbox", "grants", "tokens", "certificates"), "store or None"),
             "hashing": "object",
             "budget": "object",
         },

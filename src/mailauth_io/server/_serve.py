@@ -48,8 +48,8 @@ async def serve(
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
     Raises OSError if it cannot listen on a port, and TypeError for an argument of another type.  Raises ValueError if
-    *config* has no port, if the postmaster is an unknown account, or if the grant settings of *config* differ from
-    those of the store.
+    *config* has no port, if it has an SMTP port and *stores* no outbox, if the postmaster is an unknown account, or if
+    the grant settings of *config* differ from those of the store.
     """
     check_type("config", config, Config)
     check_type("stores", stores, Stores)
@@ -61,6 +61,8 @@ async def serve(
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")
     if all(getattr(config, name) is None for name in PORTS):
         raise ValueError("config has no port; pass smtp, smtps, pop3 or pop3s to Config (0 is any free port)")
+    if stores.outbox is None and (config.smtp, config.smtps) != (None, None):
+        raise ValueError("a server with an SMTP port needs an outbox; pass outbox=MemoryOutbox() or another to Stores")
     _warn(config, server_state)
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:

@@ -314,9 +314,9 @@ def different_grant_setting(config: Config, settings: GrantSettings) -> tuple[st
     return None
 
 
-def _check_outbox(instance: object, attribute: object, outbox: Outbox | NextHop) -> None:
+def _check_outbox(instance: object, attribute: object, outbox: Outbox | NextHop | None) -> None:
     if not isinstance(outbox, NextHop):
-        check_interface("outbox", outbox, Outbox)
+        check_interface("outbox", outbox, Outbox, optional=True)
 
 
 def _check_grants(instance: object, attribute: object, grants: Grants | None) -> None:
@@ -339,7 +339,8 @@ class Stores:
     maildrops
         The maildrops of the accounts.
     outbox
-        Where remote mail is queued for another program, or the server to which it is relayed at once.
+        Where remote mail is queued for another program, or the server to which it is relayed at once.  A server without
+        an SMTP port needs none.
     grants
         None: an in-memory store with the lifetime and prefixes of the Config.
     tokens
@@ -361,7 +362,7 @@ class Stores:
 
     accounts: Accounts = attrs.field(validator=field(check_interface, Accounts))
     maildrops: Maildrops = attrs.field(validator=field(check_interface, Maildrops))
-    outbox: Outbox | NextHop = attrs.field(validator=_check_outbox)
+    outbox: Outbox | NextHop | None = attrs.field(default=None, validator=_check_outbox)
     grants: Grants | None = attrs.field(default=None, validator=_check_grants)
 
     tokens: Tokens | None = attrs.field(default=None, validator=field(check_interface, Tokens, optional=True))

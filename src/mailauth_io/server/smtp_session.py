@@ -71,6 +71,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
         outbox = server_state.stores.outbox
+        assert outbox is not None  # serve() has checked it
         self._hop: RelayConnection | None = None
         if isinstance(outbox, NextHop):
             outbox = self._hop = RelayConnection(

@@ -119,6 +119,23 @@ def test_grant_settings_of_the_store_apply_if_the_configuration_has_the_same_or_
 
 
 @on_both_loops
+@pytest.mark.parametrize("port", ["smtp", "smtps"])
+def test_only_a_server_with_an_smtp_port_needs_an_outbox(run: Run, port: str) -> None:
+    without = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops())
+
+    async def main() -> None:
+        ports: dict[str, Any] = {port: 0}
+        config = server.Config(**ports, ssl_context=server_context())
+        with pytest.raises(ValueError, match=r"needs an outbox; pass outbox=MemoryOutbox\(\) or another to Stores"):
+            async with server.serve(config, without):
+                pass
+        async with server.serve(server.Config(pop3=0, pop3s=0, ssl_context=server_context()), without) as running:
+            assert running.pop3
+
+    run(main)
+
+
+@on_both_loops
 def test_a_configuration_without_ports_is_an_error(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match="config has no port; pass smtp, smtps, pop3 or pop3s"):
