@@ -52,7 +52,8 @@ mount --bind /srv/var /var
 hostname mail.example.test
 ulimit -n 1024  # for servers that close every possible descriptor
 cd /srv
-exec sh -e start
+sh -e start
+exit  # so that this shell is not replaced: a server that changes its user is no longer killed with its parent
 """
 _UNSHARE: Final = (
     "setpriv",

@@ -6,9 +6,12 @@ without root.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import smtplib
+import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -22,7 +25,7 @@ from mailauth import MessageChunk, sasl, smtp
 from mailauth_io import client, server
 from mailauth_io.client import TlsMode
 from tests.interop.client_config import HOST
-from tests.interop.peers import ALICE, DINAH, LIMIT, NAME, PASSWORD, Peer, Recipe
+from tests.interop.peers import ALICE, DINAH, LIMIT, NAME, PASSWORD, Peer, Recipe, running
 from tests.interop.smtp_peers import COURIER, EXIM, OPENSMTPD, POSTFIX, SENDMAIL
 from tests.io import loops
 from tests.io.logins import replied, smtp_login
@@ -85,6 +88,18 @@ every_password_login = pytest.mark.parametrize(
     ("name", "mechanism"),
     [(name, each) for name in WITH_TLS for each in SERVERS[name].mechanisms if each != "EXTERNAL"],
 )
+
+
+def test_postfix_ends_with_its_context() -> None:
+    """It changes its user, which clears the signal that it would get at the end of its parent (prctl(2))."""
+    with running(POSTFIX) as peer:
+        address = (HOST, peer.ports.smtp or 0)
+        socket.create_connection(address, timeout=30).close()
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ConnectionRefusedError):
+        while True:
+            socket.create_connection(address, timeout=30).close()
+            assert time.monotonic() < deadline
 
 
 def session(
