@@ -289,6 +289,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (logs.start, {"form": "text", "level": "info"}, {"form": "format", "level": "level", "descriptor": "descriptor"}),
     (temporary_certificate, {}, {"addresses": "addresses"}),
     (check_password, {"name": "alice"}, {"password": "bytes"}),
+    (server.PolicyService, {"grants": stores.MemoryGrants()}, {"grants": "store", "never": "networks"}),
     (stores.Hashing, {}, {"threads": "count or None", "timeout": "delay"}),
     (stores.Budget, {}, {"size": "size"}),
     (stores.MessageContent, {}, {"budget": "object"}),

@@ -448,10 +448,9 @@ None of them writes anything.
 
 def _in_memory(settings: Settings) -> list[str]:
     """Return the names of the data kept in memory, which is lost at exit and cannot be shared by processes."""
-    kept: dict[str, object] = {
-        "maildrops": settings.maildir or settings.maildrops_store,
-        "outbox": settings.outbox or settings.relay_to or settings.outbox_store,
-    }
+    kept: dict[str, object] = {"maildrops": settings.maildir or settings.maildrops_store}
+    if (settings.smtp, settings.smtps) != (None, None) or (settings.pop3, settings.pop3s) == (None, None):
+        kept["outbox"] = settings.outbox or settings.relay_to or settings.outbox_store
     if settings.grant_lifetime:
         kept["grants"] = settings.grants.sqlite or settings.grants.redis or settings.grants_store
     return [name for name, place in kept.items() if place is None]

@@ -88,28 +88,18 @@ def _identity(text: str, settings: Settings, what: str = "identity") -> str:
 
 
 def _run(settings: Settings, action: Action) -> None:
-    if settings.grant_lifetime == 0:
-        raise settings.config_error("grant_lifetime", "0 disables grants; use the lifetime that the servers use")
     if settings.grants.sqlite is not None:
         grants_option.check_access(settings, settings.grants.sqlite)
         if not settings.grants.sqlite.exists():  # opening would create it
             raise settings.config_error(
                 "grants", f"{settings.grants.sqlite} does not exist; use the file of the servers"
             )
-    grants: stores.Grants | None = references.store(settings, "grants_store")
-    if grants is None:
-        grants = grants_option.shared(settings)
-    if grants is None:
-        raise ConfigError(
-            "grants in memory can be accessed only by their own server; "
-            f"set a SQLite file or a Redis URL with {settings.names('grants')}"
-        )
-    store = grants
+    grants = grants_option.required(settings)
 
     async def main() -> str:
         async with AsyncExitStack() as stack:
-            await references.enter(settings, stack, {"grants_store": store})
-            return await action(store)
+            await references.enter(settings, stack, {"grants_store": grants})
+            return await action(grants)
 
     try:
         output = anyio.run(main)

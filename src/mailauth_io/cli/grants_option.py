@@ -1,6 +1,6 @@
-"""The store of grants that the settings name, for the server and for ``mailauth grants``.
+"""The store of grants that the settings name, for the server and for the commands that share its grants.
 
-This module does not query the store.  Invalid settings raise ConfigError.
+Invalid settings raise ConfigError.
 """
 
 from __future__ import annotations
@@ -10,10 +10,35 @@ from pathlib import Path
 from typing import Any
 
 from .. import stores
-from . import secret_file
+from . import references, secret_file
+from .errors import ConfigError
 from .settings import OPTIONS, Settings
 
 NO_PACKAGE = "grants in Redis require the package redis; run: pip install 'mailauth[redis]'"
+
+
+def required(settings: Settings) -> stores.Grants:
+    """Return the store that the servers share.  The caller closes it.  Raises ConfigError if there is none."""
+    if settings.grant_lifetime == 0:
+        raise settings.config_error("grant_lifetime", "0 disables grants; use the lifetime that the servers use")
+    found: stores.Grants | None = references.store(settings, "grants_store")
+    if found is None:
+        found = shared(settings)
+    if found is None:
+        raise ConfigError(
+            "grants in memory can be accessed only by their own server; "
+            f"set a SQLite file or a Redis URL with {settings.names('grants')}"
+        )
+    return found
+
+
+async def problem(grants: stores.Grants) -> str | None:
+    """Return why *grants* cannot be read; None if they can."""
+    try:
+        await grants.find("0.0.0.0")
+    except Exception as error:
+        return describe_error(error)
+    return None
 
 
 def shared(settings: Settings) -> stores.Grants | None:

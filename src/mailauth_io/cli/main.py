@@ -31,6 +31,13 @@ _GRANTS_HELP = {
 }
 """The help of ``mailauth grants`` where that of ``mailauth serve`` does not apply."""
 
+POLICY_PORT = 10_040
+_POLICY_SERVICE_HELP = {
+    **{name: _GRANTS_HELP[name] for name in ("grants", "grant_ipv6_prefix", "nat64_prefixes")},
+    "no_grants_from": "network of proxies or container gateways, whose addresses may not relay by a grant",
+    "proxy_from": "network of proxies, whose addresses may not relay by a grant",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Prints an error in one sentence, without the usage."""
@@ -57,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
         if run is None:
             parser.error(
-                "no command given; use serve, send, fetch, check-config, grants, passwd or methods (see --help)"
+                "no command given; use serve, send, fetch, check-config, grants, policy-service, passwd or methods "
+                "(see --help)"
             )
         title = f"{parser.prog} {options.command}"
         if sys.stdout is None and run is not _serve:
@@ -126,6 +134,9 @@ def build_parser() -> Parser:
     _add_fetch(commands.add_parser("fetch", allow_abbrev=False, help="retrieve the messages of a maildrop"))
     _add_check_config(commands.add_parser("check-config", allow_abbrev=False, help="check a configuration file"))
     _add_grants(commands.add_parser("grants", allow_abbrev=False, help="list, add or revoke POP-before-SMTP grants"))
+    _add_policy_service(
+        commands.add_parser("policy-service", allow_abbrev=False, help="tell Postfix which addresses have a grant")
+    )
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="demonstrate seven ways to submit mail"))
     return parser
@@ -135,6 +146,14 @@ def _file(text: str) -> Path:
     """Return the path of a file, for argparse."""
     try:
         return parsers.path(text)
+    except parsers.ValueParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    """Return a port, for argparse."""
+    try:
+        return parsers.port(text)
     except parsers.ValueParseError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -247,6 +266,27 @@ def _add_grants(parser: argparse.ArgumentParser) -> None:
         act.set_defaults(run=_grants)
 
 
+def _add_policy_service(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a policy service for Postfix, for check_policy_service in smtpd_relay_restrictions: a client may relay if "
+        "its address has a grant.  It listens on 127.0.0.1.  Use the configuration file of the servers that make the "
+        "grants, and run it as their user.  docs/grants.md describes the settings of Postfix."
+    )
+    parser.add_argument(
+        "--config", type=_file, metavar="FILE", help="configuration file of the servers, in TOML (default: none)"
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=POLICY_PORT,
+        metavar="PORT",
+        help=f"port to listen on, 0 for a free one (default: {POLICY_PORT})",
+    )
+    names = ("grant_ipv6_prefix", "nat64_prefixes", "no_grants_from", "proxy_from", "grants", "redis_password")
+    settings.add_flags(parser, (*names, "log_format", "log_level", "loop"), help=_POLICY_SERVICE_HELP)
+    parser.set_defaults(run=_policy_service)
+
+
 def _add_passwd(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Ask for a password, and print a line for an accounts file (mailauth serve --accounts FILE).  If standard "
@@ -330,6 +370,13 @@ def _grants(options: argparse.Namespace) -> int:
         grants_command.revoke(found, options.whose)
     else:
         grants_command.list_grants(found)
+    return 0
+
+
+def _policy_service(options: argparse.Namespace) -> int:
+    from . import policy_service
+
+    policy_service.run(settings_of(options), options.port)
     return 0
 
 

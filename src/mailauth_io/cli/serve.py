@@ -130,10 +130,8 @@ async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
         if reason is not None:
             warnings.append(f"The relay {hop} is not available, so remote mail is deferred with 451: {reason}.")
     if grants is not None:
-        try:
-            await grants.find("0.0.0.0")
-        except Exception as error:
-            reason = grants_option.describe_error(error)
+        reason = await grants_option.problem(grants)
+        if reason is not None:
             warnings.append(
                 f"The grants store is not available, so mail that needs a grant is deferred with 451: {reason}."
             )

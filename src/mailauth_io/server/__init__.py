@@ -25,6 +25,7 @@ from .interceptors import (
     SessionView,
 )
 from .next_hop import Login, LoginHistory, NextHop, Timeouts, TlsFailure
+from .policy_service import PolicyService
 
 __all__ = [
     "DROP",
@@ -45,6 +46,7 @@ __all__ = [
     "LoginHistory",
     "NextHop",
     "Pass",
+    "PolicyService",
     "ReceivedMessage",
     "RunningServer",
     "SessionView",

@@ -55,7 +55,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve, send, fetch, check-config, grants, passwd or methods"),
+        ((), "serve, send, fetch, check-config, grants, policy-service, passwd or methods"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),
@@ -516,6 +516,7 @@ def test_unknown_mechanism_is_rejected(capfd: pytest.CaptureFixture[str]) -> Non
         (("--smtp", "2525", "--outbox", "o", "--grants", "sqlite:g"), "configure storage for maildrops\n"),
         (("--smtp", "2525", "--maildir", "m", "--grants", "sqlite:g"), "configure storage for outbox\n"),
         (("--smtp", "2525", "--maildir", "m", "--outbox", "o"), "configure storage for grants\n"),
+        (("--pop3", "2525", "--maildir", "m"), "configure storage for grants\n"),  # only SMTP uses the outbox
         (
             ("--smtp", "2525", "--maildir", "m", "--outbox", "o", "--grant-lifetime", "0"),
             "--reuse-port: each process would have its own temporary certificate; set --cert and --key",

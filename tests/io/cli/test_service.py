@@ -1,4 +1,4 @@
-"""The systemd unit in the documentation and the configuration in the README are valid."""
+"""The systemd units in the documentation and the configuration in the README are valid."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ import pytest
 from mailauth_io.cli import main, settings_file
 
 ROOT = Path(__file__).parents[3]
-UNIT = ROOT / "docs" / "mailauth.service"
+SERVER = ROOT / "docs" / "mailauth.service"
+POLICY_SERVICE = ROOT / "docs" / "mailauth-policy.service"
 EXAMPLE = ROOT / "docs" / "example.toml"
 
+each_unit = pytest.mark.parametrize("path", [SERVER, POLICY_SERVICE], ids=lambda path: path.name)
 
-def unit() -> dict[str, list[str]]:
+
+def unit(path: Path) -> dict[str, list[str]]:
     """Return the values of each key in the unit.  A key may occur more than once."""
     found: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+    for key, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
         found.setdefault(key, []).append(value)
     return found
 
 
-def test_unit_exec_start_is_a_valid_command() -> None:
-    (command,) = unit()["ExecStart"]
+@each_unit
+def test_unit_exec_start_is_a_valid_command(path: Path) -> None:
+    (command,) = unit(path)["ExecStart"]
     program, *words = shlex.split(command)
     assert Path(program).name == "mailauth"
     assert [word for word in words if word.endswith(".toml")] == ["/etc/mailauth/mailauth.toml"]
@@ -35,24 +39,31 @@ def test_unit_exec_start_is_a_valid_command() -> None:
     assert main.settings_of(main.build_parser().parse_args(words)).places == {}
 
 
-def test_unit_restricts_capabilities_user_and_file_system() -> None:
-    found = unit()
-    assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == ["CAP_NET_BIND_SERVICE"]
+@each_unit
+def test_unit_restricts_capabilities_user_and_file_system(path: Path) -> None:
+    found = unit(path)
+    assert found["CapabilityBoundingSet"] == ["CAP_NET_BIND_SERVICE" if path == SERVER else ""]
+    assert found.get("AmbientCapabilities", [""]) == found["CapabilityBoundingSet"]
     assert found["User"] == ["mailauth"]
     assert found["ProtectSystem"] == ["strict"]
     assert found["NoNewPrivileges"] == ["yes"]
-    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert found["StateDirectory"] == ["mailauth"]
+    assert found["ReadWritePaths"] == ["-/var/lib/mailauth-grants"]
 
 
-def test_systemd_analyze_verify_accepts_the_unit(tmp_path: Path) -> None:
+def test_unit_of_the_server_reloads_it() -> None:
+    assert unit(SERVER)["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+
+
+@each_unit
+def test_systemd_analyze_verify_accepts_the_unit(path: Path, tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd is not installed here")
-    path = tmp_path / UNIT.name
-    (program, *_) = shlex.split(unit()["ExecStart"][0])
-    path.write_text(UNIT.read_text().replace(program, sys.executable))  # systemd-analyze requires an existing program
-    done = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, timeout=60)
+    copy = tmp_path / path.name
+    (program, *_) = shlex.split(unit(path)["ExecStart"][0])
+    copy.write_text(path.read_text().replace(program, sys.executable))  # systemd-analyze requires an existing program
+    done = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

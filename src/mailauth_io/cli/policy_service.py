@@ -1,0 +1,54 @@
+"""``mailauth policy-service``: run ``server.PolicyService`` with the grants that the settings name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.stapled import MultiListener
+
+from .. import logs, server
+from .._event_loop import check_event_loop
+from . import descriptors, grants_option, references
+from .errors import ConfigError
+from .settings import Settings
+
+HOST: Final = "127.0.0.1"
+
+
+def run(settings: Settings, port: int) -> None:
+    """Answer the requests of Postfix until a signal ends the process.
+
+    Raises ConfigError if the settings are invalid, or if it cannot listen on *port*.
+    """
+    with contextlib.closing(grants_option.required(settings)) as grants:
+        logs.start(settings.log_format, settings.log_level)
+        descriptors.raise_limit()
+        try:
+            check_event_loop(settings.loop)
+        except ImportError as error:
+            raise ConfigError(str(error)) from error
+        service = server.PolicyService(grants, never=settings.no_grants_from + settings.proxy_from)
+
+        async def main() -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                await references.enter(settings, stack, {"grants_store": grants})
+                reason = await grants_option.problem(grants)
+                if reason is not None:
+                    print(f"The grants store is not available, so mail that needs a grant is deferred: {reason}.")
+                listener = await stack.enter_async_context(await _listen(port))
+                print(f"listening on {HOST}, port {listener.extra(SocketAttribute.local_port)}", flush=True)
+                await service.serve(listener)
+
+        anyio.run(main, backend=settings.loop)
+
+
+async def _listen(port: int) -> MultiListener[SocketStream]:
+    try:
+        return await anyio.create_tcp_listener(local_host=HOST, local_port=port)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"cannot listen on {HOST} port {port}: {reason}") from error

@@ -1,0 +1,102 @@
+"""A policy service for Postfix: it answers whether the address of a client has a grant.
+
+The protocol is that of Postfix (SMTPD_POLICY_README).  A request has lines ``name=value`` and ends with an empty line;
+the answer is an action of access(5).  Postfix keeps a connection for many requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream, Listener
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from mailauth.addresses import Network
+from mailauth.grants import Grant
+from mailauth.policy import LOOKUP_FAILED
+
+from .._checks import check_interface, check_networks
+from ..stores import Grants
+from ._grant_service import GrantService
+from ._log import log_failure
+
+MAX_REQUEST: Final = 16_384
+"""Maximum bytes of a request.  Postfix sends about 30 attributes, 1,000 bytes in all."""
+
+MAX_CONNECTIONS: Final = 1_000
+"""Maximum open connections.  Each process of smtpd(8) has one, and default_process_limit of Postfix is 100."""
+
+TIMEOUT: Final = 600.0
+"""Seconds to wait for a request.  Postfix closes a connection that is idle for 300 (smtpd_policy_service_max_idle)."""
+
+PERMIT: Final = "OK"
+NO_GRANT: Final = "DUNNO"
+"""The next restriction of Postfix decides."""
+
+DEFER: Final = f"DEFER {LOOKUP_FAILED.enhanced_status_code} {LOOKUP_FAILED.text}"
+"""Postfix replies 450.  DEFER_IF_PERMIT would have no effect: ``reject_unauth_destination`` follows and replies 554."""
+
+
+class PolicyService:
+    """Answers the requests of Postfix from *grants*.  Addresses in the networks *never* have no grant.
+
+    Anybody who can connect learns which addresses have a grant, so listen on the loopback interface.
+
+        service = server.PolicyService(sqlite_grants.SqliteGrants(Path("/var/lib/mailauth/grants.db")))
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=10040) as listener:
+            await service.serve(listener)
+    """
+
+    def __init__(self, grants: Grants, *, never: Collection[Network] = ()) -> None:
+        check_interface("grants", grants, Grants)
+        check_networks("never", never)
+        self._store = grants
+        self._grants = GrantService(grants, never)
+        self._connections = 0
+
+    async def serve(self, listener: Listener[ByteStream]) -> None:
+        """Answer the connections that *listener* accepts, until it is cancelled."""
+        await listener.serve(self._session)
+
+    async def _session(self, stream: ByteStream) -> None:
+        async with stream:
+            if self._connections >= MAX_CONNECTIONS:
+                return
+            self._connections += 1
+            try:
+                await self._answer_all(stream)
+            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead):
+                pass  # closed by Postfix, or idle for too long
+            except anyio.DelimiterNotFound:
+                pass  # too long for a request
+            finally:
+                self._connections -= 1
+
+    async def _answer_all(self, stream: ByteStream) -> None:
+        received = BufferedByteReceiveStream(stream)
+        while True:
+            with anyio.fail_after(TIMEOUT):
+                request = await received.receive_until(b"\n\n", MAX_REQUEST)
+                await stream.send(f"action={await self.decide(_client_address(request))}\n\n".encode())
+
+    async def decide(self, address: str) -> str:
+        """Return the action for a client at *address*.  Without an IP address, such as "unknown", there is no grant."""
+        try:
+            found = await self._grants.find(address)
+        except Exception as error:
+            log_failure("policy", "grants", error, self._store)
+            return DEFER
+        if isinstance(found, Grant):
+            return PERMIT
+        return NO_GRANT if found is None else DEFER
+
+
+def _client_address(request: bytes) -> str:
+    """Return the attribute ``client_address`` of *request*, empty if there is none."""
+    for line in request.split(b"\n"):
+        name, _, value = line.partition(b"=")
+        if name == b"client_address":
+            return value.decode("ascii", "replace")
+    return ""
