@@ -97,6 +97,7 @@ class SqliteGrants:
         self._executor = BoundedExecutor()
         self._idle: queue.SimpleQueue[tuple[sqlite3.Connection, _FileId]] = queue.SimpleQueue()  # one for each thread
         self._closed = False
+        self._complete: _FileId = None  # the file that was opened last
         try:
             self._idle.put(self._open())
         except (OSError, sqlite3.Error) as error:
@@ -234,10 +235,14 @@ class SqliteGrants:
 
     def _open(self) -> tuple[sqlite3.Connection, _FileId]:
         """Return a connection to the file, which is created if it does not exist, and what identifies the file."""
-        with _alone(self._path.parent):
+        file = _file_id(self._path)
+        # Another process may be creating a file that this one has not opened yet.
+        with contextlib.nullcontext() if file is not None and file == self._complete else _alone(self._path.parent):
             _claim(self._path)
             file = _file_id(self._path)
-            return _connect(self._path, self.settings), file
+            connection = _connect(self._path, self.settings)
+        self._complete = file
+        return connection, file
 
 
 def _file_id(path: Path) -> _FileId:
