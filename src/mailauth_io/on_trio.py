@@ -179,6 +179,31 @@ class _Stream(Stream):
         self._socket.close()
 
 
+def _without_groups(error: BaseException) -> BaseException:
+    """Return the only exception in *error*, a group; or else *error*."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return _without_groups(group.exceptions[0]) if len(group.exceptions) == 1 else group
+
+
+@contextlib.asynccontextmanager
+async def _open_nursery() -> AsyncGenerator[trio.Nursery]:
+    """Open a nursery that raises a single exception as it is, and not in a group.
+
+    It may be in several groups: ``trio.serve_listeners()`` has a nursery too.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+        return
+    except BaseExceptionGroup as group:
+        error = _without_groups(group)
+        if error is group:
+            raise
+    raise error  # outside the except block: the group is not its context
+
+
 class Listener(adapters.Listener):
     """The value of the ``serve`` context: the address and port, and methods to close the listener.
 
@@ -200,12 +225,14 @@ class Listener(adapters.Listener):
     ) -> AsyncGenerator[None]:
         sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
         self.address, self.port = sockets[0].socket.getsockname()[:2]
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
+        failure: BaseException | None = None
+        async with _open_nursery() as nursery:
             nursery.start_soon(self._accept, sockets, session, build)
             try:
                 yield
-            except Exception as error:
+            except BaseException as error:
+                if nursery.cancel_scope.cancel_called:
+                    raise  # a session has raised the exception that ends the program
                 failure = error  # raised after the nursery, which would wrap it in a group
             finally:
                 self.shut_down()
@@ -220,7 +247,7 @@ class Listener(adapters.Listener):
 
         try:
             with self._sessions:
-                async with trio.open_nursery() as nursery:
+                async with _open_nursery() as nursery:
                     with self._accepting:
                         await trio.serve_listeners(one, sockets, handler_nursery=nursery)
         finally:

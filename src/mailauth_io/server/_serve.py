@@ -64,7 +64,6 @@ async def serve(
     if stores.outbox is None and (config.smtp, config.smtps) != (None, None):
         raise ValueError("a server with an SMTP port needs an outbox; pass outbox=MemoryOutbox() or another to Stores")
     _warn(config, server_state)
-    failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         ports: dict[str, int | None] = {}
         listeners: list[Listener] = []
@@ -77,14 +76,10 @@ async def serve(
                 listeners += found
         try:
             yield RunningServer(hosts=config.hosts, **ports, reload=server_state.reload)
-        except Exception as error:  # raised again below: trio's nurseries would wrap it in exception groups
-            failure = error
         finally:
             server_state.stopping.set()
             for listener in listeners:
                 listener.shut_down()  # all at once, so that their grace periods run in parallel
-    if failure is not None:
-        raise failure
 
 
 def _warn(config: Config, server_state: ServerState) -> None:
