@@ -52,7 +52,7 @@ class Greylist:
 
 
 async def run(port: int, wait: float) -> None:
-    config = server.Config(smtp=port, domains=("example.test",))
+    config = server.Config(smtp=port, domains=("example.test",), mechanisms=())  # no logins
     kept = server.Stores(
         accounts=stores.MemoryAccounts({"alice": b"wonderland"}),
         maildrops=stores.MemoryMaildrops(),

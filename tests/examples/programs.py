@@ -52,11 +52,28 @@ def run(name: str, *arguments: object, **variables: str) -> Result:
     return Result(program.returncode, program.stdout, program.stderr)
 
 
+def readme_server_on_trio(directory: Path) -> Path:
+    """Write examples/server.py with the changes that the README shows for trio; return the file."""
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    program = (ROOT / "examples" / "server.py").read_text("utf-8")
+    lines = diff.splitlines(keepends=True)
+    for before, after in zip(lines[::2], lines[1::2], strict=True):
+        assert (before[0], after[0], program.count(before[1:])) == ("-", "+", 1), before
+        program = program.replace(before[1:], after[1:])
+    assert "asyncio" not in program
+    path = directory / "server.py"
+    path.write_text(program)
+    return path
+
+
 @contextmanager
 def started(
-    name: str, *arguments: object, errors: Path, **variables: str
+    name: str | Path, *arguments: object, errors: Path, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run an example that serves; yield the process and its port.  Its stderr goes to *errors*."""
+    """Run an example, or a program at an absolute path, that serves; yield the process and its port.
+
+    Its stderr goes to *errors*.
+    """
     command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
     with (
         errors.open("w") as err,
@@ -67,7 +84,7 @@ def started(
         try:
             assert program.stdout is not None
             line = program.stdout.readline()
-            found = re.fullmatch(r"listening on 127\.0\.0\.1, port (\d+)\n", line)
+            found = re.fullmatch(r"listening on 127\.0\.0\.1, ports? (\d+)(?: \(SMTP\) and \d+ \(POP3\))?\n", line)
             assert found is not None, line + errors.read_text()
             yield program, int(found[1])
         finally:

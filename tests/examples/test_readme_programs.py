@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import smtplib
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.examples import programs
 from tests.examples.scripted import End, Script, Server, smtp_server
+from tests.serving import LOOPS
 
 
 def submit(script: Script) -> tuple[programs.Result, Server]:
@@ -61,25 +61,13 @@ def test_unsuitable_server_is_reported_in_one_line(script: Script) -> None:
     assert result.err.count("\n") == 1
 
 
-def test_server_prints_a_message_before_accepting_it(tmp_path: Path) -> None:
-    with programs.started("server.py", errors=tmp_path / "errors") as (server, port):
+@pytest.mark.parametrize("loop", LOOPS)
+def test_server_prints_a_message_before_accepting_it(loop: str, tmp_path: Path) -> None:
+    program = "server.py" if loop == "asyncio" else programs.readme_server_on_trio(tmp_path)
+    with programs.started(program, errors=tmp_path / "errors") as (server, port):
         with smtplib.SMTP("127.0.0.1", port, timeout=programs.TIMEOUT) as client:
             client.login("alice", "wonderland")
             client.sendmail("alice@example.test", ["dinah@example.org"], "Subject: test\n\nDown the rabbit-hole.\n")
         server.kill()
         assert server.stdout is not None
         assert "Down the rabbit-hole." in server.stdout.read()
-
-
-def test_interrupt_ends_the_server_without_output(tmp_path: Path) -> None:
-    errors = tmp_path / "errors"
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # an ignored signal is ignored by children too
-    try:
-        with programs.started("server.py", errors=errors) as (server, _):
-            server.send_signal(signal.SIGINT)
-            assert server.wait(programs.TIMEOUT) == 0
-            assert server.stdout is not None
-            assert server.stdout.read() == ""
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert errors.read_text() == ""
