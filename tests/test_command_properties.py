@@ -24,7 +24,7 @@ from mailauth.smtp._command_lines import split_line
 from mailauth.smtp.replies import join_lines, parse_line
 from mailauth.smtp.verbs import ROWS
 from tests.pop3.drive import Application, client as pop3_client, pull, said, settle
-from tests.smtp.drive import LEFT_OPEN, converse, greeted, serve
+from tests.smtp.drive import LEFT_OPEN, converse, exact, greeted, serve
 
 TLS: Final = Tls(version="TLSv1.3")
 CONTENT: Final = (MessageChunk, smtp.MessageComplete)
@@ -273,7 +273,7 @@ def test_command_is_rejected_or_is_one_line_that_parses_back(kind: type[Any], na
             assert written(connection) == line
     not_sent = {"source_route": (), "deleting": False}
     expected = attrs.evolve(command, **{name: value for name, value in not_sent.items() if hasattr(command, name)})
-    assert read_back(kind, line[:-2], command) == expected
+    assert exact(read_back(kind, line[:-2], command)) == exact(expected)
 
 
 PARSED: Final = [kind for kind in LINES if hasattr(kind, "parse")]

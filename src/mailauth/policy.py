@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 import re
-import string
 from collections.abc import Iterable
 from typing import Final
 
@@ -17,7 +16,7 @@ from ._validators import wrong_type
 from .errors import LocalProtocolError, Malformed
 from .events import ACCEPT
 from .grants import Grant, Lookup, Unavailable
-from .smtp._grammar import Mailbox, check_domain
+from .smtp._grammar import Mailbox, check_domain, fold_domain
 from .smtp.replies import Reply, Verdict
 
 __all__ = [
@@ -29,8 +28,6 @@ __all__ = [
 ]
 
 _ROUTE_CHARACTERS: Final = re.compile("[%!@]")  # older mailers read these as a route to another host
-
-_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 RELAYING_DENIED: Final = Reply(550, "5.7.1", "relaying denied: authentication required")
 LOOKUP_FAILED: Final = Reply(451, "4.7.1", "cannot check relay permission, try again later")
@@ -72,11 +69,6 @@ class Decision:
     """The identity responsible for the message: that of the session, else that of the grant used, else None."""
 
 
-def _lower(domain: str) -> str:
-    """Convert ASCII letters to lower case.  Converting other characters could yield a different domain."""
-    return domain.lower() if domain.isascii() else domain.translate(_LOWER)
-
-
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, (str, bytes)) or not isinstance(domains, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError(
@@ -88,7 +80,7 @@ def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
             raise LocalProtocolError(
                 f"domains: each domain must be a str, not {type(domain).__name__}; use .decode() for bytes"
             )
-    lowered = frozenset(map(_lower, domains))
+    lowered = frozenset(map(fold_domain, domains))
     for domain in lowered:
         try:
             check_domain(domain, non_ascii=True)
@@ -126,7 +118,7 @@ class RelayPolicy:
             raise wrong_type("forward_path", Mailbox, forward_path) from None
         if not domain:
             return True
-        return _lower(domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
+        return fold_domain(domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
 
     def decide(
         self, forward_path: Mailbox, *, identity: str | None, grant: Lookup, reverse_path: Mailbox | None = None

@@ -28,6 +28,14 @@ LEFT_OPEN: Final = object()
 SECRETS: Final[Mapping[str, bytes]] = {"tim": b"tanstaaftanstaaf", "test": b"1234", "alice": b"correct horse"}
 
 
+def exact(*values: Any) -> list[object]:
+    """Return the fields of *values*, for an exact comparison.
+
+    Mailboxes are equal whatever the case of their domains, but a parser may not change it.
+    """
+    return [(type(each), attrs.astuple(each)) if attrs.has(type(each)) else each for each in values]
+
+
 def check_password(question: sasl.CheckPassword) -> object:
     right = SECRETS.get(question.authentication_identity) == question.password
     return ACCEPT if right else sasl.Refusal.BAD_CREDENTIALS

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import string
 from typing import Final
 
 import attrs
@@ -59,6 +60,25 @@ _UNITEXT: Final = re.compile(rf"(?:[!-*,-<>-\[\]-~{NON_ASCII}]|\\x\{{[0-9A-F]{{2
 _EMBEDDED: Final = re.compile(r"\\x\{([0-9A-F]+)\}")
 _NOT_QCHAR: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED_ASCII: Final = frozenset(" +=\\")
+_TO_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def fold_domain(domain: str) -> str:
+    """Return *domain* in the form in which domains are compared: with its ASCII letters in lower case.
+
+    Converting other characters could yield a different domain.
+    """
+    return domain.lower() if domain.isascii() else domain.translate(_TO_LOWER)
+
+
+def _fold_local_part(local_part: str) -> str:
+    """Return *local_part* in the form in which local parts are compared: unchanged, except for ``Postmaster``."""
+    return "postmaster" if is_postmaster(local_part) else local_part
+
+
+def is_postmaster(local_part: str) -> bool:
+    """Return whether *local_part* is ``postmaster``, in any case (RFC 5321 section 4.5.1)."""
+    return local_part.lower() == "postmaster"
 
 
 @defaults_in_class
@@ -66,32 +86,34 @@ _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 class Mailbox:
     """An address, ``Local-part@Domain`` (RFC 5321 section 4.1.2).  str() returns it in the grammar of the RFC.
 
-    Mailboxes are compared by their parts, without quotes: ``a..b@example.test``, which many systems accept although
-    the RFC requires quotes, is equal to ``"a..b"@example.test``.  *spelling* is how it is sent.
+    Mailboxes are compared by their meaning, and sent as they were written (*spelling*).  The case of a domain or an
+    address literal does not count, but that of a local part does (RFC 5321 section 2.4), except for ``postmaster``
+    (section 4.5.1).  Quotes do not count: ``a..b@example.test``, which many systems accept although the RFC requires
+    quotes, is equal to ``"a..b"@example.test``.
 
     A local part may be as long as the path allows (RFC 5321 section 4.5.3.1.3), and a domain may contain underscores.
 
-    A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  Its characters are kept
-    and compared as written: nothing is normalized, and a U-label is not equal to its A-label.
+    A non-ASCII mailbox is sent in UTF-8 and needs SMTPUTF8 on each hop (RFC 6531 section 3.3).  Non-ASCII characters
+    are kept and compared as written: nothing is normalized, and a U-label is not equal to its A-label.
 
     Raises LocalProtocolError if the parts cannot be sent in a path.
 
         >>> smtp.Mailbox.parse('"a b"@example.test')
         Mailbox(local_part='a b', domain='example.test')
-        >>> str(smtp.Mailbox("a b", "example.test"))
-        '"a b"@example.test'
+        >>> smtp.Mailbox("alice", "EXAMPLE.test") in {smtp.Mailbox("alice", "example.test")}
+        True
     """
 
-    local_part: str = attrs.field(validator=value_of(str))
+    local_part: str = attrs.field(validator=value_of(str), eq=_fold_local_part)
     """The local part without quotes; its case is kept (RFC 5321 section 2.4)."""
 
-    domain: str = attrs.field(validator=value_of(str))
+    domain: str = attrs.field(validator=value_of(str), eq=fold_domain)
     """A domain name, or an address literal with its brackets, as written.  Empty only for the bare ``Postmaster``."""
 
     _unquoted: bool = attrs.field(default=False, init=False, eq=False, repr=False)  # though the grammar requires quotes
 
     def __attrs_post_init__(self) -> None:
-        if self.domain == "" and self.local_part.lower() == "postmaster":
+        if self.domain == "" and is_postmaster(self.local_part):
             return
         try:
             if not is_text(self.local_part):

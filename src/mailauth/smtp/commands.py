@@ -17,7 +17,7 @@ from .._unchecked import defaults_in_class, new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, ExtensionNotice, Notice, Question
-from ._grammar import Mailbox, check_domain, checked_mailbox, is_text, parse_path, split_path
+from ._grammar import Mailbox, check_domain, checked_mailbox, is_postmaster, is_text, parse_path, split_path
 from .parameters import (
     MAIL_PARAMETERS,
     NO_PARAMETERS,
@@ -404,7 +404,7 @@ class Rcpt(Command, VerdictQuestion):
         if argument[:3].upper() != "TO:":
             raise Malformed("syntax: RCPT TO:<address>")
         path, rest = split_path(argument[3:])
-        if path[1:-1].lower() == "postmaster":
+        if is_postmaster(path[1:-1]):
             postmaster = checked_mailbox(path[1:-1], "")
             return from_parsed(cls, forward_path=postmaster, **decode_parameters(rest, RCPT_PARAMETERS))
         forward_path, route = parse_path(path)

@@ -36,11 +36,6 @@ _NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
 """A placeholder: the core accepts no MAIL before EHLO."""
 
 
-def _lower_domain(address: str) -> str:
-    local_part, at, domain = address.rpartition("@")
-    return local_part + at + domain.lower()
-
-
 class SmtpSession(Session[smtp.ServerEvent]):
     """An SMTP session.  It holds one mail transaction, and its content while it is received."""
 
@@ -84,7 +79,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         """Start a mail transaction.  The dicts keep the recipients in order and without duplicates."""
         self._mail = mail
         self._maildrops: dict[str, None] = {}
-        self._relayed: dict[str, str] = {}  # the spelling of each recipient, by its meaning
+        self._relayed: dict[smtp.Mailbox, None] = {}
         self._accepted: list[smtp.Rcpt] = []  # for interceptors
         self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
 
@@ -241,14 +236,13 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
         """Return the verdict on a permitted remote recipient: that of the next hop if there is one."""
-        name = _lower_domain(str(path))
-        if name in self._relayed:
+        if path in self._relayed:
             return ACCEPT
         if self._hop is not None:
             verdict = await self._hop.recipient(self._mail, path)
             if verdict is not ACCEPT:
                 return verdict
-        self._relayed[name] = _lower_domain(path.spelling)
+        self._relayed[path] = None
         return ACCEPT
 
     async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
@@ -302,7 +296,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
             queue_id=queue_id,
             reverse_path=self._mail.reverse_path,
             maildrops=tuple(self._maildrops),
-            relayed=tuple(self._relayed.values()),
+            relayed=tuple(path.spelling for path in self._relayed),
             received=self._received(queue_id),
             content=content,
         )

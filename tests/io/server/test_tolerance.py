@@ -56,7 +56,7 @@ def test_outbox_gets_mailboxes_as_received(run: Run) -> None:
             assert message(smtp, "c..@far.test", "a..b@Carrier.test", '"a..b"@carrier.test') == [250] * 3
         (kept,) = served.outbox.messages
         assert kept.envelope.reverse_path == "c..@far.test"
-        assert kept.envelope.recipients == ("a..b@carrier.test",)
+        assert kept.envelope.recipients == ("a..b@Carrier.test",)
 
     meet(run, client)
 
