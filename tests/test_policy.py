@@ -97,10 +97,11 @@ def test_the_bare_postmaster_is_local(local_part: str) -> None:
     assert POLICY.decide(Mailbox(local_part, ""), identity=None, grant=None).reason is Reason.LOCAL
 
 
-def test_without_domains_only_the_bare_postmaster_is_local() -> None:
+def test_without_domains_no_recipient_is_local() -> None:
     policy = RelayPolicy(domains=frozenset())
-    assert not policy.is_local(LOCAL)
-    assert policy.is_local(Mailbox("Postmaster", ""))
+    for recipient in (LOCAL, Mailbox("Postmaster", "")):
+        assert policy.decide(recipient, identity=None, grant=None).reason is Reason.NO_GRANT
+        assert policy.decide(recipient, identity="alice", grant=None).reason is Reason.IDENTITY
 
 
 @pytest.mark.parametrize("reverse_path", [None, LOCAL, REMOTE])

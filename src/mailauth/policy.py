@@ -94,7 +94,8 @@ class RelayPolicy:
     """Accepts mail for *domains* from anyone, and relays only with an identity or an active grant.
 
     *domains* are names or address literals, in upper or lower case.  Non-ASCII domains are compared as written, so
-    list a domain both as U-label and as A-label if mail may arrive for either (RFC 6531 section 3.2).
+    list a domain both as U-label and as A-label if mail may arrive for either (RFC 6531 section 3.2).  Without domains,
+    no recipient is local.
     Raises LocalProtocolError for an invalid domain.
 
         >>> relay = policy.RelayPolicy(domains=["example.org"])
@@ -107,7 +108,7 @@ class RelayPolicy:
     domains: frozenset[str] = attrs.field(converter=_normalize_domains)
 
     def is_local(self, forward_path: Mailbox) -> bool:
-        """Return True for a recipient in ``domains``, and for Postmaster without a domain (RFC 5321 section 4.5.1).
+        """Return whether the recipient is in ``domains``, or is Postmaster without a domain (RFC 5321 section 4.5.1).
 
         An address with ``%``, ``!`` or a second ``@`` in its local part, quoted or not, is never local: another mailer
         might relay it to the host named in the local part.
@@ -117,7 +118,7 @@ class RelayPolicy:
         except AttributeError:
             raise wrong_type("forward_path", Mailbox, forward_path) from None
         if not domain:
-            return True
+            return bool(self.domains)
         return fold_domain(domain) in self.domains and not _ROUTE_CHARACTERS.search(forward_path.local_part)
 
     def decide(

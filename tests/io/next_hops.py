@@ -115,7 +115,12 @@ class Double:
 
 
 async def relay_to(
-    port: int, client: Callable[[Served], T], *, maildrops: stores.Maildrops | None = None, **hop: Any
+    port: int,
+    client: Callable[[Served], T],
+    *,
+    maildrops: stores.Maildrops | None = None,
+    local_delivery: bool = True,
+    **hop: Any,
 ) -> T:
     """Run a server that relays to *port* with the NextHop fields *hop*; call *client* in a thread."""
     clock = Clock()
@@ -124,7 +129,9 @@ async def relay_to(
         maildrops=maildrops or stores.MemoryMaildrops(),
         outbox=server.NextHop(**{"host": "127.0.0.1", "port": port, **hop}),
     )
-    config = server.Config(smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True)
+    config = server.Config(
+        smtp=0, smtps=0, pop3=0, pop3s=0, ssl_context=server_context(), legacy=True, local_delivery=local_delivery
+    )
     async with server.serve(config, kept, clock=clock) as ports:
         served = Served(ports=ports, stores=kept, outbox=stores.MemoryOutbox(), clock=clock)
         return await loops.current().in_thread(client, served)

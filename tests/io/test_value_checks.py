@@ -212,6 +212,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "failure_delay": "delay",
             "max_failed_logins": "count",
             "mechanisms": "mechanisms",
+            "local_delivery": "flag",
             "legacy": "flag",
             "strict_syntax": "flag",
             "grant_lifetime": "lifetime or None",

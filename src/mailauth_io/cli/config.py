@@ -74,6 +74,7 @@ def read(settings: Settings) -> ServerSetup:
             **ports,
             reuse_port=settings.reuse_port,
             domains=settings.domains,
+            local_delivery=settings.local_delivery,
             postmaster=postmaster,
             max_message_size=settings.max_message,
             ssl_context=certificate or _temporary_certificate(settings),
@@ -200,7 +201,11 @@ def _accounts(settings: Settings) -> stores.MemoryAccounts:
 def _postmaster(settings: Settings, own: stores.MemoryAccounts | None) -> str | None:
     """Return the account of the postmaster.  *own* is None for a store of accounts, which is asked at the start."""
     if settings.postmaster is None:
-        return None if own is None else next(iter(own.names), None)
+        return None if own is None or not settings.local_delivery else next(iter(own.names), None)
+    if not settings.local_delivery:
+        raise settings.config_error(
+            "postmaster", f"cannot be set without {settings.names('local_delivery')}; mail to postmaster is relayed"
+        )
     name = stores.mailbox_name(settings.postmaster, frozenset(settings.domains))
     if name is None or (own is not None and name not in own.names):
         raise settings.config_error("postmaster", f"unknown account: {settings.postmaster!r}; use one of the accounts")
@@ -448,12 +453,26 @@ None of them writes anything.
 
 def _in_memory(settings: Settings) -> list[str]:
     """Return the names of the data kept in memory, which is lost at exit and cannot be shared by processes."""
-    kept: dict[str, object] = {"maildrops": settings.maildir or settings.maildrops_store}
+    kept: dict[str, object] = {}
+    if settings.local_delivery:  # otherwise the maildrops are empty
+        kept["maildrops"] = settings.maildir or settings.maildrops_store
     if (settings.smtp, settings.smtps) != (None, None) or (settings.pop3, settings.pop3s) == (None, None):
         kept["outbox"] = settings.outbox or settings.relay_to or settings.outbox_store
     if settings.grant_lifetime:
         kept["grants"] = settings.grants.sqlite or settings.grants.redis or settings.grants_store
     return [name for name, place in kept.items() if place is None]
+
+
+def lost_mail(settings: Settings) -> list[str]:
+    """Return a warning for a server that relays mail, and keeps the mail for its own domains in memory."""
+    if settings.relay_to is None or "maildrops" not in _in_memory(settings):
+        return []
+    _, maildir, local_delivery = settings.names("relay_to", "maildir", "local_delivery").split(" and ")
+    text = (
+        f"Mail for {', '.join(settings.domains)} and postmaster is not relayed: it is kept in memory and lost at exit. "
+        f"Set {maildir}, or turn off {local_delivery} to relay it."
+    )
+    return [text]
 
 
 def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
@@ -466,6 +485,7 @@ def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
         raise settings.config_error("accounts_store", reason) from error
     in_memory = _in_memory(settings)
     warnings = [f"Not persistent (in memory only): {', '.join(in_memory)}."] if in_memory else []
+    warnings += lost_mail(settings)
     warnings += relay_option.warnings(settings)
     without_tls = server.without_tls(authenticator.proofs, settings.mechanisms) if settings.legacy else ()
     if without_tls:

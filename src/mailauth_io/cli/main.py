@@ -227,8 +227,8 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
 
 def _add_check_config(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Check a configuration file for mailauth serve --config, and the files that it names.  Print OK, or one line "
-        "for each error, with exit status 2.  No port is opened and no file is written."
+        "Check a configuration file for mailauth serve --config, and the files that it names.  Print warnings and OK, "
+        "or one line for each error, with exit status 2.  No port is opened and no file is written."
     )
     parser.add_argument("file", type=_file, metavar="FILE", help="configuration file in TOML")
     parser.set_defaults(run=_check_config)
@@ -356,6 +356,8 @@ def _check_config(options: argparse.Namespace) -> int:
         print(config_error)
     if errors:
         return 2
+    for warning in config.lost_mail(written.settings({})):
+        print(f"{options.file}: warning: {warning}")
     print(f"{options.file}: OK")
     return 0
 

@@ -78,7 +78,7 @@ class Option:
         if "(default: " in text:
             return text
         if self.kind is bool:
-            return f"{text} (default: off)"
+            return f"{text} (default: {'on' if self.default else 'off'})"
         defaults = self.default if self.repeatable else [self.default]
         shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in defaults if value is not None]
         return f"{text} (default: {', '.join(shown) or 'none'})"
@@ -141,13 +141,13 @@ def path(table: str, key: str, flag: str | None, *, metavar: str, help: str) -> 
     return value(table, key, flag, parsers.path, default=None, metavar=metavar, help=help, resolve=resolve)
 
 
-def switch(table: str, key: str, flag: str | None, *, help: str) -> bool:
-    """Define a setting that is off by default.  ``--no-...`` overrides a file that turns it on."""
+def switch(table: str, key: str, flag: str | None, *, help: str, default: bool = False) -> bool:
+    """Define a setting that is on or off.  The flag and its ``--no-...`` override the file."""
     row = Option(
-        table=table, key=key, flag=flag, kind=bool, read=_true, repeatable=False, default=False, metavar=None,
+        table=table, key=key, flag=flag, kind=bool, read=_true, repeatable=False, default=default, metavar=None,
         help=help, secret=False, resolve=None,
     )  # fmt: skip
-    return attrs.field(default=False, metadata={OPTION: row})
+    return attrs.field(default=default, metadata={OPTION: row})
 
 
 def _true(text: str) -> bool:

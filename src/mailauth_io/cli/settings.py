@@ -51,7 +51,7 @@ class Settings:
 
     hosts: tuple[str, ...] = options.values(
         "listen", "hosts", "--host", parsers.address, default=("127.0.0.1",), metavar="ADDR",
-        help="IP address on which every port is opened",
+        help="IP address on which every port is opened; :: accepts IPv6 only, add 0.0.0.0 for IPv4",
     )  # fmt: skip
     smtp: int | None = options.value(
         "listen", "smtp", "--smtp", parsers.port, default=None, kind=int, metavar="PORT",
@@ -82,6 +82,10 @@ class Settings:
     domains: tuple[str, ...] = options.values(
         "mail", "domains", "--domain", parsers.domain, default=("example.test",), metavar="NAME",
         help="domain of local mailboxes; the first is also the name of the server in greetings",
+    )  # fmt: skip
+    local_delivery: bool = options.switch(
+        "mail", "local_delivery", "--local-delivery", default=True,
+        help="store mail for the domains in the maildrops; off: relay all mail, also for the domains and postmaster",
     )  # fmt: skip
     postmaster: str | None = options.value(
         "mail", "postmaster", "--postmaster", str, default=None, metavar="NAME",

@@ -42,6 +42,8 @@ class ServerState:
     stores: Stores
     authenticator: Authenticator
     policy: RelayPolicy
+    domains: frozenset[str]
+    """The domains of login names; the policy has those of local mailboxes."""
     grant_service: GrantService | None
     """None if POP3 logins make no grants."""
     clock: Callable[[], float]
@@ -98,7 +100,8 @@ class ServerState:
             authenticator=Authenticator(
                 stores.accounts, tokens=stores.tokens, certificates=stores.certificates, hashing=stores.hashing
             ),
-            policy=RelayPolicy(domains=config.domains),
+            policy=RelayPolicy(domains=config.domains if config.local_delivery else ()),
+            domains=frozenset(config.domains),
             grant_service=grant_service,
             clock=clock,
             sleep=anyio.sleep if sleep is None else sleep,
@@ -152,7 +155,7 @@ class ServerState:
 
     def name(self, text: str) -> str:
         """Return the canonical account name for *text*, empty if *text* cannot name a local account."""
-        return mailbox_name(text, self.policy.domains) or ""
+        return mailbox_name(text, self.domains) or ""
 
     @property
     def postmaster(self) -> str:

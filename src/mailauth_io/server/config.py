@@ -110,7 +110,7 @@ class Config:
     Fields, which have the same names in TOML (docs/example.toml) unless another is given:
 
     hosts
-        The addresses to listen on, each with all ports.
+        The addresses to listen on, each with all ports.  ``::`` accepts IPv6 only; for IPv4 too, add ``0.0.0.0``.
     smtp
         The port with STARTTLS, usually 25 or 587.
     smtps
@@ -123,7 +123,12 @@ class Config:
         Share the ports with other processes of the same user (SO_REUSEPORT).  The processes must also share
         accounts, maildrops, outbox and grants.
     domains
-        The local domains.  The first is also the host name of the server.
+        The local domains.  The first is also the host name of the server.  A login name may end with ``@`` and one
+        of them.
+    local_delivery
+        Store mail for *domains* in the maildrops.  False, for a server that only relays: all mail is remote, also
+        that for *domains* and for ``postmaster``, and each recipient needs a login, a grant or an interceptor that
+        permits it.
     postmaster
         The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected.
     max_message_size
@@ -201,6 +206,7 @@ class Config:
     reuse_port: bool = attrs.field(default=False, validator=field(check_type, bool))
 
     domains: tuple[str, ...] = attrs.field(default=("example.test",), converter=_lower, validator=_not_empty)
+    local_delivery: bool = attrs.field(default=True, validator=field(check_type, bool))
 
     postmaster: str | None = attrs.field(default=None, validator=field(check_text, optional=True))
 
@@ -263,6 +269,8 @@ class Config:
             raise ValueError("the ports smtps and pop3s need an ssl_context")
         if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
             raise ValueError("ssl_context allows TLS versions before 1.2: set minimum_version to TLSv1_2 (RFC 8996)")
+        if self.postmaster is not None and not self.local_delivery:
+            raise ValueError("postmaster needs local_delivery=True: otherwise mail to postmaster is relayed")
         if self.postmaster is not None and mailbox_name(self.postmaster, frozenset(self.domains)) is None:
             raise ValueError(f"postmaster must be the name of an account, not {self.postmaster!r}")
         self.smtp_settings()

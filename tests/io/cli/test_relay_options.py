@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from mailauth_io import server
-from mailauth_io.cli import main, relay_option
+from mailauth_io.cli import config, main, relay_option
 from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.parsers import ValueParseError, next_hop
 from mailauth_io.cli.settings import RELAY_MECHANISMS
@@ -324,3 +324,48 @@ def test_server_relays_to_another_and_replies_451_if_it_is_unavailable(loop: str
             assert set(submit(near.port("smtp"), "dinah@far.test", "nobody@far.test")) == {"nobody@far.test"}
             assert "hop secret" not in near.log.read_text()
         assert len(messages(maildir / "dinah")) == 1
+
+
+RELAY = '[relay]\nto = "smtp://hop.test"\n'
+
+
+@pytest.mark.parametrize(
+    ("mail", "warned"),
+    [("", True), ('maildir = "drops"\n', False), ("local_delivery = false\n", False)],
+    ids=["memory", "maildir", "relay only"],
+)
+def test_relaying_with_local_mail_in_memory_is_a_warning(
+    mail: str, warned: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The mail is accepted, and lost when the server stops."""
+    path = tmp_path / "mailauth.toml"
+    path.write_text(f"{RELAY}[mail]\n{mail}")
+    assert main.main(["check-config", str(path)]) == 0
+    text = (
+        "Mail for example.test and postmaster is not relayed: it is kept in memory and lost at exit. "
+        "Set [mail] maildir, or turn off [mail] local_delivery to relay it."
+    )
+    assert capfd.readouterr().out == (f"{path}: warning: {text}\n" if warned else "") + f"{path}: OK\n"
+    made = config.read(main.settings_of(main.build_parser().parse_args(["serve", "--config", str(path)])))
+    assert (text in made.warnings) == warned
+    assert made.config.local_delivery == (mail != "local_delivery = false\n")
+
+
+def test_nothing_is_said_about_local_mail_in_memory_without_a_relay(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mailauth.toml"
+    path.write_text("")
+    assert main.main(["check-config", str(path)]) == 0
+    assert capfd.readouterr().out == f"{path}: OK\n"
+
+
+def test_postmaster_cannot_be_set_without_local_delivery(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without it, the first account is not the postmaster either."""
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[mail]\nlocal_delivery = false\npostmaster = "alice"\n')
+    words = ["serve", "--config", str(path), *USER]
+    with pytest.raises(ConfigError, match=r"3: \[mail\] postmaster: cannot be set without \[mail\] local_delivery"):
+        config.read(main.settings_of(main.build_parser().parse_args(words)))
+    path.write_text("[mail]\nlocal_delivery = false\n")
+    assert config.read(main.settings_of(main.build_parser().parse_args(words))).config.postmaster is None
