@@ -15,11 +15,14 @@ import attrs
 import pytest
 
 from examples import greylisting, honeypot, sender_policy
-from mailauth import smtp
+from mailauth import Question, Tls, pop3, smtp
 from mailauth_io import server
 from mailauth_io.adapters import Peer
 from tests.examples import programs
+from tests.examples.scripted import smtp_server
+from tests.io import loops
 from tests.io.server_support import Served, authenticate, meet, run_on_asyncio
+from tests.serving import LOOPS
 
 MESSAGE = "Subject: test\r\n\r\nDown the rabbit-hole.\r\n"
 
@@ -188,12 +191,48 @@ def documented() -> str:
     return "\n\n".join(block for block in blocks if "def " in block)
 
 
-@pytest.mark.parametrize(("address", "answer"), [("127.0.0.1", server.PASS), ("127.0.0.9", server.DROP)])
-def test_the_address_check_in_the_documentation_works(address: str, answer: object) -> None:
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [("127.0.0.1", True), ("192.0.2.7", True), ("::ffff:192.0.2.7", True), ("198.51.100.1", False)],
+)
+def test_the_address_check_in_the_documentation_works(address: str, local: bool) -> None:
     names: dict[str, Any] = {}
     exec(documented(), names)
-    view = server.SessionView(protocol="SMTP", connection_id="1", peer=Peer(address, 25), tls=None, identity=None)
-    assert asyncio.run(names["only_local"](view, smtp.Connected())) == answer
+
+    def decision(question: Question[Any], tls: Tls | None = None) -> object:
+        view = server.SessionView(protocol="SMTP", connection_id="1", peer=Peer(address, 25), tls=tls, identity=None)
+        return asyncio.run(names["only_local"](view, question))
+
+    if local:
+        assert decision(smtp.Connected()) == decision(pop3.Connected()) == server.PASS
+    else:
+        refused = decision(smtp.Connected())
+        assert isinstance(refused, smtp.Reply)
+        assert refused.code == 554
+        assert decision(pop3.Connected()) is pop3.Unavailable.PERMANENT
+    assert decision(smtp.Connected(), Tls(version="TLSv1.3", cipher="x")) == server.PASS
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_interceptor_with_another_sender_in_the_documentation_works(loop: str) -> None:
+    place = 'host="smtp.provider.example",'
+    page = documented()
+    assert page.count(place) == 1
+    with smtp_server({"RCPT lory@far.test": b"550 5.1.1 no such user\r\n"}) as provider:
+        names: dict[str, Any] = {}
+        exec(page.replace(place, f'host="127.0.0.1", port={provider.port}, tls="none",'), names)
+
+        def client(served: Served) -> None:
+            with served.smtp("smtps") as device:
+                authenticate(device, "PLAIN")
+                assert device.sendmail("root@localhost", ["dinah@far.test"], MESSAGE) == {}
+                with pytest.raises(smtplib.SMTPDataError) as caught:
+                    device.sendmail("root@localhost", ["dinah@far.test", "lory@far.test"], MESSAGE)
+                assert caught.value.smtp_code == 550
+
+        meet(loops.named(loop).run, client, interceptors=[names["submit_as_office"]])
+    assert [message.partition(b"Subject")[0][:8] for message in provider.messages] == [b"Received"] * 2
+    assert {line for line in provider.heard if line.startswith("MAIL")} == {"MAIL FROM:<office@example.org>"}
 
 
 def test_hourly_limit_in_the_documentation_counts_messages_of_each_user() -> None:

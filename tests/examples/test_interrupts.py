@@ -21,6 +21,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "maildrop_server.py": ("--user", "alice", "Maildir"),
     "maildrop_store.py": ("mail.sqlite",),
     "relay.py": ("--tls", "none", "127.0.0.1", "25"),
+    "rewrite_sender.py": ("--device", "scanner:ink", "127.0.0.1", "25", "office@example.org"),
     "sender_policy.py": ("--user", "alice:wonderland"),
     "server.py": (),
     "smtp_server.py": ("--user", "alice", "--domain", "example.org", "Maildir"),
@@ -31,7 +32,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
 
 FILES = ("accounts.json", "mail.sqlite", "Maildir")
 
-ON_BOTH_LOOPS = ("account_store.py", "maildrop_store.py")
+ON_BOTH_LOOPS = ("account_store.py", "maildrop_store.py", "rewrite_sender.py")
 
 CASES = [
     *((name, arguments) for name, arguments in SERVERS.items() if name not in ON_BOTH_LOOPS),

@@ -144,12 +144,16 @@ def shown_decision(decision: Answer | Drop) -> object:
 
 
 def described(view: SessionView, question: Question[Any]) -> dict[str, Any]:
-    """Return the fields of the log that tell which mail *question* is about."""
+    """Return the fields of the log that tell whose mail *question* is about, and which."""
     mail = question if isinstance(question, smtp.Mail) else view.mail
-    if mail is None:
-        return {}
+    message = view.message
+    recipients = ",".join(str(each.forward_path) for each in view.recipients)
     return {
-        "sender": shown("" if mail.reverse_path is None else str(mail.reverse_path)),
+        "queue_id": None if message is None else message.queue_id,
+        "sender": None if mail is None else shown("" if mail.reverse_path is None else str(mail.reverse_path)),
         "recipient": shown(str(question.forward_path)) if isinstance(question, smtp.Rcpt) else None,
-        "size": None if view.message is None else view.message.size,
+        "recipients": None if message is None else shown(recipients),
+        "size": None if message is None else message.size,
+        "identity": shown(view.identity),
+        "grant": shown(view.grant),
     }

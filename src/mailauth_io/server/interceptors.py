@@ -117,10 +117,26 @@ class ReceivedMessage:
             return smtp.Reply(554, "5.6.0", "content rejected")
     """
 
-    __slots__ = ("_content",)
+    __slots__ = ("_content", "_queue_id", "_received_line")
 
-    def __init__(self, content: MessageContent) -> None:
+    def __init__(self, content: MessageContent, queue_id: str, received_line: bytes) -> None:
         self._content = content
+        self._queue_id = queue_id
+        self._received_line = received_line
+
+    @property
+    def queue_id(self) -> str:
+        """The id of the message in the log, in ``received_line``, and in the reply if the server stores the message."""
+        return self._queue_id
+
+    @property
+    def received_line(self) -> bytes:
+        """The ``Received:`` line of this server, with CRLF (RFC 5321 section 4.4).
+
+        The server adds it to what it stores and relays.  An interceptor that sends the message on puts it before
+        ``content()``; without it, a mail loop is not detected.
+        """
+        return self._received_line
 
     @property
     def size(self) -> int:

@@ -49,10 +49,10 @@ class SmtpSession(Session[smtp.ServerEvent]):
         "_lookup",
         "_mail",
         "_maildrops",
+        "_messages",
         "_outbox",
         "_permission",
         "_relayed",
-        "_taken",
     )
 
     protocol: ClassVar[str] = "SMTP"
@@ -62,7 +62,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._hello = _NO_HELLO
         self._lookup: Lookup = None  # the lookup for the interceptors at the open question
         self._grant: str | None = None  # the identity that it has last found in this transaction
-        self._taken = 0  # completed messages, counted for the queue ids
+        self._messages = 0  # for which DATA was accepted, counted for the queue ids
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
         outbox = server_state.stores.outbox
@@ -166,7 +166,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
             recipients=() if machine.mail is None else tuple(self._accepted),
             message=None
             if content is None or not isinstance(question, smtp.MessageComplete)
-            else ReceivedMessage(content),
+            else ReceivedMessage(content, self._queue_id, self._received(self._queue_id)),
         )
 
     async def intercept(self, question: Question[Any]) -> Next:
@@ -174,9 +174,12 @@ class SmtpSession(Session[smtp.ServerEvent]):
             await self._look_up_grant(question)
         if not isinstance(question, smtp.MessageComplete):
             return await super().intercept(question)
-        if self._content is None:
+        content = self._content
+        if content is None:
             return Next.SERVER_ANSWERS  # it refuses the message, which no interceptor could read
-        self._content.seal()
+        content.seal()
+        if trace.is_refused(content):
+            return Next.SERVER_ANSWERS  # an interceptor might send it on
         following = await super().intercept(question)
         if following is not Next.SERVER_ANSWERS:
             self.release_resources()
@@ -271,7 +274,13 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self._content = MessageContent(self.server_state.stores.budget)
         except BudgetExceeded:
             return delivery.NO_ROOM
+        self._messages += 1
         return ACCEPT
+
+    @property
+    def _queue_id(self) -> str:
+        """The queue id of the current message."""
+        return f"{self.id}-{self._messages}"
 
     def _take(self, data: bytes) -> None:
         if self._content is None:
@@ -290,8 +299,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self.log(logging.WARNING, "message refused", sender=shown(self._sender), reply=reply)
             return reply
         content.seal()
-        self._taken += 1
-        queue_id = f"{self.id}-{self._taken}"
+        queue_id = self._queue_id
         message = delivery.Message(
             queue_id=queue_id,
             reverse_path=self._mail.reverse_path,

@@ -6,7 +6,9 @@ Only the header section of a message is read.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Final
@@ -77,6 +79,37 @@ def strip_envelope(content: MessageContent) -> int:
     section is longer than MAX_HEADER bytes.
     """
     chunks = content.chunks
+    start, size, count = _header_section(chunks)
+    header = b"\n" + start[:size]
+    hops = _count_received(header)
+    if hops > MAX_RECEIVED:
+        return hops
+    clean = _ENVELOPE.sub(b"", header)
+    if len(clean) != len(header):
+        chunks[:count] = [chunk for chunk in (clean[1:], start[size:]) if chunk]
+        content.size -= len(header) - len(clean)
+    return hops
+
+
+def is_refused(content: MessageContent) -> bool:
+    """Return whether ``delivery.deliver()`` refuses *content*, which is sealed, for its header section."""
+    try:
+        start, size, _ = _header_section(content.chunks)
+    except HeaderTooLong:
+        return True
+    return _count_received(b"\n" + start[:size]) > MAX_RECEIVED
+
+
+def _count_received(header: bytes) -> int:
+    """Return the number of ``Received:`` lines in *header*, which begins with a line end, at most 101."""
+    return sum(1 for _ in itertools.islice(_RECEIVED.finditer(header), MAX_RECEIVED + 1))
+
+
+def _header_section(chunks: Sequence[bytes]) -> tuple[bytes, int, int]:
+    """Return the first chunks joined, the size of the header section in them, and the number of these chunks.
+
+    Raises HeaderTooLong.
+    """
     count = 1
     start = chunks[0] if chunks else b""
     # Doubling the number of joined chunks keeps this linear.  One chunk is nearly always enough.
@@ -86,17 +119,7 @@ def strip_envelope(content: MessageContent) -> int:
     size = len(start) if end < 0 else end
     if size > MAX_HEADER:
         raise HeaderTooLong
-    header = b"\n" + start[:size]
-    hops = 0
-    for _ in _RECEIVED.finditer(header):
-        hops += 1
-        if hops > MAX_RECEIVED:
-            return hops
-    clean = _ENVELOPE.sub(b"", header)
-    if len(clean) != len(header):
-        chunks[:count] = [chunk for chunk in (clean[1:], start[size:]) if chunk]
-        content.size -= len(header) - len(clean)
-    return hops
+    return start, size, count
 
 
 def _end_of_header(data: bytes) -> int:

@@ -29,6 +29,7 @@ from tests.io.intercepting import (
     used,
 )
 from tests.io.server_support import (
+    PASSWORD,
     TIMEOUT,
     Run,
     Served,
@@ -345,3 +346,63 @@ def test_pipelined_commands_after_drop_are_not_read(run: Run) -> None:
 
     meet(run, client, kept=kept, interceptors=[deciding(smtp.Mail, DROP)])
     assert used(kept) == 0
+
+
+@on_both_loops
+def test_log_of_a_taken_message_tells_whose_it_is_and_for_whom(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """By a login and by a grant; the queue id is that of the Received line, and no other message has it."""
+    caplog.set_level(logging.INFO)
+    lines: list[bytes] = []
+
+    def take(view: SessionView, question: Question[Any]) -> Decision:
+        if isinstance(question, smtp.MessageComplete) and view.message is not None:
+            lines.append(view.message.received_line)
+            return ACCEPT
+        return PASS
+
+    def client(served: Served) -> None:
+        served.log_in(name="bob", password="other").quit()
+        with served.smtp("smtps") as remote:
+            for _ in range(2):
+                assert remote.sendmail("a@far.test", ["dinah@far.test", "lory@far.test"], MESSAGE) == {}
+            remote.login("alice", PASSWORD)
+            assert remote.sendmail("a@far.test", ["alice@example.test"], MESSAGE) == {}
+
+    meet(run, client, interceptors=[take])
+    taken = events(caplog, "intercepted")
+    assert [[each[key] for key in ("sender", "recipients", "size", "identity", "grant")] for each in taken] == [
+        ["a@far.test", "dinah@far.test,lory@far.test", len(MESSAGE), None, "bob"],
+        ["a@far.test", "dinah@far.test,lory@far.test", len(MESSAGE), None, "bob"],
+        ["a@far.test", "alice@example.test", len(MESSAGE), "alice", None],
+    ]
+    ids = [str(each["queue_id"]) for each in taken]
+    assert len(set(ids)) == 3
+    for line, queue_id in zip(lines, ids, strict=True):
+        assert line.startswith(b"Received: from client.test ([127.0.0.1])\r\n\tby example.test with ESMTPS")
+        assert f" id {queue_id};\r\n".encode() in line
+        assert line.endswith(b"\r\n")
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    ("header", "reply"),
+    [(b"Received: x\r\n" * 101, "554 5.4.6"), (b"X: " + b"y" * 2**20 + b"\r\n", "552 5.3.4")],
+    ids=["loop", "long header"],
+)
+def test_message_refused_for_its_header_is_shown_to_no_interceptor(run: Run, header: bytes, reply: str) -> None:
+    """RFC 5321 section 6.3: an interceptor may send it on."""
+    asked: list[Question[Any]] = []
+
+    def take(view: SessionView, question: Question[Any]) -> Decision:
+        asked.append(question)
+        return ACCEPT if isinstance(question, smtp.MessageComplete) else PASS
+
+    def client(served: Served) -> None:
+        with served.smtp() as remote:
+            remote.mail("a@far.test")
+            remote.rcpt("alice@example.test")
+            code, text = remote.data(header + MESSAGE)
+            assert f"{code} {text.decode()}".startswith(reply)
+
+    meet(run, client, interceptors=[take])
+    assert smtp.MessageComplete not in map(type, asked)
