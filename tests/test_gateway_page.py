@@ -70,7 +70,7 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
-def send(port: int, address: str, *, log_in: bool = False) -> int:
+def send(port: int, address: str, recipient: str = "dinah@far.test", *, log_in: bool = False) -> int:
     """Send a message as the device at *address*; return the code of the last reply."""
     with smtplib.SMTP("127.0.0.1", port, "scanner", timeout=TIMEOUT, source_address=(address, 0)) as device:
         if log_in:
@@ -78,9 +78,9 @@ def send(port: int, address: str, *, log_in: bool = False) -> int:
             device.ehlo()
             assert device.auth("CRAM-MD5", device.auth_cram_md5)[0] == 235
         try:
-            assert device.sendmail("office@example.org", ["dinah@far.test"], b"Subject: scan\r\n\r\n") == {}
+            assert device.sendmail("office@example.org", [recipient], b"Subject: scan\r\n\r\n") == {}
         except smtplib.SMTPRecipientsRefused as error:
-            return error.recipients["dinah@far.test"][0]
+            return error.recipients[recipient][0]
     return 250
 
 
@@ -100,13 +100,17 @@ def log_in_by_pop3(port: int, address: str) -> None:
 
 
 def check_devices(smtp: int, pop3: int, outbox: Path) -> None:
-    assert send(smtp, UNKNOWN) == 550
+    for recipient in ("dinah@far.test", "scanner@gateway.example.org", "postmaster"):
+        assert send(smtp, UNKNOWN, recipient) == 550
+    assert send(smtp, KNOWN, "scanner@gateway.example.org") == 250
+    (message,) = serving.messages(outbox)
+    assert b"\nX-Envelope-To: scanner@gateway.example.org\n" in message
     assert send(smtp, LOGGED_IN, log_in=True) == 250
     assert send(smtp, KNOWN) == 250
     assert send(smtp, BY_POP3) == 550
     log_in_by_pop3(pop3, BY_POP3)
     assert send(smtp, BY_POP3) == 250
-    assert len(serving.messages(outbox)) == 3
+    assert len(serving.messages(outbox)) == 4
 
 
 @pytest.mark.parametrize("loop", serving.LOOPS)

@@ -272,9 +272,11 @@ class TlsStarted(Notice):
 
 @attrs.frozen(kw_only=True)
 class MessageChunk(Command, Payload):
-    """A piece of message content, without dot-stuffing.
+    """A piece of message content, without dot-stuffing and with CRLF line ends.
 
-    Content may be split into chunks anywhere: only the concatenation of the chunks has a meaning.
+    Content may be split into chunks anywhere, also between CR and LF: only the concatenation of the chunks has a
+    meaning.  An SMTP server refuses other line ends, except with BODY=BINARYMIME or if its settings allow them.  A POP3
+    client returns what the server has sent.
 
         client.send(MessageChunk(data=b"Subject: test\\r\\n\\r\\n"))
 
