@@ -6,7 +6,6 @@ record, and ``record.getMessage()`` returns the text.  docs/logging.md lists the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final, overload
 
 from ._checks import check_choice, check_integer
+from ._log_writer import BackgroundHandler
 
 __all__ = [
     "FORMATS",
@@ -209,31 +209,24 @@ def _one_line(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
-class _Lines(logging.Handler):
-    """Writes each record at once, in one system call.  An error in writing is ignored: the server continues."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
-        with contextlib.suppress(OSError):
-            os.write(self._descriptor, line.encode("utf-8", "backslashreplace"))
+def _dropped(count: int) -> logging.LogRecord:
+    event = Event("log lines dropped", {"count": count})
+    return logging.LogRecord(__name__, logging.WARNING, "", 0, event, (), None)
 
 
 def start(form: str, level: str, descriptor: int = 2) -> None:
-    """Write the log of this process to the file *descriptor*.
+    """Write the log of this process to the file *descriptor*, in a thread.
 
+    If the file cannot be written, or its reader does not keep up, lines are dropped, and their number is logged later.
     *form* is one of FORMATS; *level*, one of LEVELS, is the lowest level that is written.  The logging module no longer
     collects the source line, the thread and the process of each record, since neither format contains them.  Raises
-    TypeError or ValueError for a wrong argument.
+    TypeError or ValueError for a wrong argument, and OSError if *descriptor* is not open.
     """
     check_choice("form", form, FORMATS)
     check_choice("level", level, LEVELS)
     check_integer("descriptor", descriptor, 0)
     logging._srcfile = None  # pyright: ignore[reportPrivateUsage]  # the logging documentation says to set it
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = _Lines(descriptor)
+    handler = BackgroundHandler(descriptor, _dropped)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import json
 import logging
 import os
 import re
 import socket
+import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ from typing import Any
 import pytest
 
 from mailauth import smtp
-from mailauth_io import logs
+from mailauth_io import _log_writer, logs
 from tests.io.by_hand import converse
 from tests.serving import served
 
@@ -168,41 +172,183 @@ def test_exception_with_failing_str_is_described_by_its_class() -> None:
     assert "Mute" in logs.TextFormatter().format(failed(EVENT, Mute()))
 
 
+SERVER = logging.getLogger("mailauth_io.server")
+
+
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     """Yield the root logger, and restore it after the test."""
     for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
     found = logging.getLogger()
-    before = found.level
+    level, handlers = found.level, found.handlers
     yield found
-    found.setLevel(before)
+    for handler in found.handlers:
+        if handler not in handlers:
+            handler.close()
+    found.setLevel(level)
+    found.handlers = handlers
+
+
+def start(root: logging.Logger, descriptor: int, level: str = "info") -> logging.Handler:
+    """Start the log with *descriptor*, without the handlers of pytest, and return the handler."""
+    root.handlers = []
+    logs.start("text", level, descriptor)
+    (handler,) = root.handlers
+    return handler
 
 
 @pytest.mark.parametrize("level", logs.LEVELS)
-def test_events_below_log_level_are_omitted(
-    level: str, root: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_events_below_log_level_are_omitted(level: str, root: logging.Logger, tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
-        monkeypatch.setattr(root, "handlers", [])
-        logs.start("text", level, file.fileno())
-        for each in logs.LEVELS:
-            logging.getLogger("mailauth_io.server").log(getattr(logging, each.upper()), logs.Event(each, {}))
+        handler = start(root, file.fileno(), level)
+    for each in logs.LEVELS:
+        SERVER.log(getattr(logging, each.upper()), logs.Event(each, {}))
+    handler.flush()
     told = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
     assert told == list(logs.LEVELS[logs.LEVELS.index(level) :])
 
 
-def test_unwritable_log_causes_no_exception_or_output(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """Yield the ends of a pipe: for reading and for writing."""
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            with contextlib.suppress(OSError):  # closed by the test
+                os.close(end)
+
+
+def numbered(number: int) -> str:
+    return f"{number:06} {'x' * 93}"
+
+
+def read_all(reading: int) -> list[str]:
+    """Read the pipe to its end.  Return the text of each line; of a numbered one, the number."""
+    with os.fdopen(os.dup(reading), "rb") as file:
+        lines = file.read().decode().splitlines()
+    return [re.sub(r"^\S+Z [A-Z]+ (\d{6} )?(x+$)?", r"\1", line).rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_pipe_that_nobody_reads_delays_nothing_and_dropped_lines_are_counted(
+    non_blocking: bool, root: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the reader of a pipe has exited, or on a full disk."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    monkeypatch.setattr(root, "handlers", [])
-    logs.start("text", "info", writing)
-    logging.getLogger("mailauth_io.server").info(EVENT)
-    os.close(writing)
+    """The number is logged where the lines are missing.  All other lines are written, in order."""
+    monkeypatch.setattr(_log_writer, "MAX_BACKLOG", 100_000)
+    monkeypatch.setattr(_log_writer, "FLUSH_TIMEOUT", 0.01)
+    with pipe() as (reading, writing):
+        os.set_blocking(writing, not non_blocking)  # for all processes that have the pipe
+        handler = start(root, writing)
+        os.close(writing)
+        for number in range(5_000):  # more than the pipe and the backlog hold
+            SERVER.info(numbered(number))
+        handler.flush()  # gives up
+        found: list[str] = []
+        reader = threading.Thread(target=lambda: found.extend(read_all(reading)))
+        reader.start()
+        monkeypatch.setattr(_log_writer, "FLUSH_TIMEOUT", 60.0)
+        handler.flush()
+        SERVER.info("the last")
+        handler.close()
+        reader.join(60)
+    *written, note, last = found
+    assert 700 < len(written) < 4_000
+    assert written == [f"{number:06}" for number in range(len(written))]
+    assert note == f"log lines dropped count={5_000 - len(written)}"
+    assert last == "the last"
+
+
+def test_lines_lost_by_a_full_disk_are_counted_when_it_has_room_again(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A line that was cut is ended first."""
+    log = tmp_path / "log"
+    system_write, room = os.write, 120
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if os.fstat(descriptor).st_ino != log.stat().st_ino:
+            return system_write(descriptor, data)
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = system_write(descriptor, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write)
+    with log.open("w") as file:
+        handler = start(root, file.fileno())
+    for text in ("one", "two", "three", "four"):
+        SERVER.info(text + " " + "x" * 40)
+        handler.flush()
+    assert log.read_bytes().count(b"\n") == 1
+    room = 100_000
+    SERVER.info("five")
+    handler.flush()
+    first, cut, note, last = log.read_text().splitlines()
+    assert [line.split()[2] for line in (first, cut)] == ["one", "two"]
+    assert note.endswith(" WARNING log lines dropped count=3")
+    assert last.endswith(" INFO five")
     assert capfd.readouterr() == ("", "")
+
+
+def test_closed_pipe_causes_no_exception_or_output(root: logging.Logger, capfd: pytest.CaptureFixture[str]) -> None:
+    with pipe() as (reading, writing):
+        os.close(reading)
+        handler = start(root, writing)
+        SERVER.info(EVENT)
+        handler.flush()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_log_has_a_descriptor_of_its_own(root: logging.Logger, tmp_path: Path) -> None:
+    """The number may be reused for a connection after the caller has closed it."""
+    with (tmp_path / "log").open("w") as file:
+        handler = start(root, file.fileno())
+        number = file.fileno()
+    with (tmp_path / "other").open("w") as other:
+        assert other.fileno() == number
+        SERVER.info(EVENT)
+        handler.flush()
+    assert (tmp_path / "other").read_text() == ""
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+def test_waiting_line_does_not_hold_the_frames_of_an_exception(root: logging.Logger) -> None:
+    """A frame may hold a connection or a message."""
+
+    class Kept:
+        pass
+
+    def fail() -> weakref.ref[Kept]:
+        kept = Kept()
+        try:
+            raise KeyError("x")
+        except KeyError:
+            SERVER.exception("failed")
+        return weakref.ref(kept)
+
+    with pipe() as (_, writing):
+        while True:  # fill the pipe, so that the line waits
+            os.set_blocking(writing, False)
+            try:
+                os.write(writing, b"x" * 4096)
+            except BlockingIOError:
+                break
+        start(root, writing)
+        assert fail()() is None
+
+
+def test_logging_of_an_application_is_not_changed(root: logging.Logger, tmp_path: Path) -> None:
+    """As with logging.basicConfig, a handler that the application has installed stays the only one."""
+    mine = logging.NullHandler()
+    root.handlers = [mine]
+    with (tmp_path / "log").open("w") as file:
+        logs.start("text", "info", file.fileno())
+    assert root.handlers == [mine]
 
 
 def test_time_is_formatted_correctly_across_seconds() -> None:
