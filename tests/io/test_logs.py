@@ -243,9 +243,16 @@ def test_pipe_that_nobody_reads_delays_nothing_and_dropped_lines_are_counted(
         os.set_blocking(writing, not non_blocking)  # for all processes that have the pipe
         handler = start(root, writing)
         os.close(writing)
-        for number in range(5_000):  # more than the pipe and the backlog hold
-            SERVER.info(numbered(number))
-        handler.flush()  # gives up
+
+        def fill() -> None:
+            for number in range(5_000):  # more than the pipe and the backlog hold
+                SERVER.info(numbered(number))
+            handler.flush()  # gives up
+
+        filler = threading.Thread(target=fill, daemon=True)
+        filler.start()
+        filler.join(60)
+        assert not filler.is_alive()
         found: list[str] = []
         reader = threading.Thread(target=lambda: found.extend(read_all(reading)))
         reader.start()

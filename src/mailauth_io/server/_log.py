@@ -1,8 +1,11 @@
-"""The server's logger, and a function that logs a store failure without revealing a secret."""
+"""The server's logger.  Repeated events of one session are counted, and a store failure reveals no secret."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Final
 
 from ..logs import Event, describe_error, place
@@ -10,6 +13,80 @@ from ..stores import HashingBusy
 from ._results import MethodFailed, WrongResult
 
 LOGGER: Final = logging.getLogger("mailauth_io.server")
+
+MAX_EQUAL_EVENTS: Final = 10
+"""Events of one session with the same name and ``reason`` that are logged one by one.  The others are counted.  Without
+this limit, a client could make the log grow by fifty bytes for each byte that it sends."""
+
+_MAX_REASONS: Final = 20
+"""Different pairs of name and ``reason`` in one session.  Events with a further reason count as if they had none."""
+
+_KEPT: Final[tuple[str, ...]] = (
+    "connection",
+    "peer",
+    "protocol",
+    "tls",
+    "next_hop",
+    "interceptor",
+    "question",
+    "part",
+    "reason",
+)
+"""The fields of the line for the events that were only counted."""
+
+
+class _Repetitions:
+    """Counts the events of one session."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, object], int] = {}
+        self._last: dict[tuple[str, object], tuple[int, Event]] = {}
+
+    def admits(self, level: int, event: Event) -> bool:
+        """Count *event*, and return whether it is logged."""
+        key = event.name, event.fields.get("reason")
+        if key not in self._numbers and len(self._numbers) >= _MAX_REASONS:
+            key = event.name, None
+        self._numbers[key] = number = self._numbers.get(key, 0) + 1
+        if number <= MAX_EQUAL_EVENTS:
+            return True
+        self._last[key] = level, event
+        return False
+
+    def log(self) -> None:
+        """Log the number of the events that were only counted, in one line for each name and reason."""
+        for key, (level, event) in self._last.items():
+            fields = {name: event.fields[name] for name in _KEPT if name in event.fields}
+            if key[1] is None:
+                fields.pop("reason", None)
+            fields["suppressed"] = self._numbers[key] - MAX_EQUAL_EVENTS
+            LOGGER.log(level, Event(event.name, fields))
+
+
+_repetitions: Final[ContextVar[_Repetitions | None]] = ContextVar("repetitions", default=None)
+
+
+@contextlib.contextmanager
+def counting_repetitions() -> Generator[None]:
+    """Count repeated events in the body, which is one session, and log their numbers at its end."""
+    repetitions = _Repetitions()
+    token = _repetitions.set(repetitions)
+    try:
+        yield
+    finally:
+        _repetitions.reset(token)
+        repetitions.log()
+
+
+def log(level: int, event: Event, *, error: BaseException | None = None, repeatable: bool = True) -> None:
+    """Log *event*, with the traceback of *error*.
+
+    If a session has logged ``MAX_EQUAL_EVENTS`` such events, it is only counted, unless *repeatable* is False.
+    """
+    if LOGGER.isEnabledFor(level):
+        repetitions = _repetitions.get() if repeatable else None
+        if repetitions is None or repetitions.admits(level, event):
+            LOGGER.log(level, event, exc_info=error)
 
 
 _OPERATIONAL: Final = frozenset({"mailauth_io", "redis", "sqlite3"})
@@ -49,7 +126,7 @@ def log_failure(session: str, part: str, error: Exception, *used: object) -> Non
         "reason": reason,
         "at": place(error) if bug or LOGGER.isEnabledFor(logging.DEBUG) else None,
     }
-    LOGGER.error(Event("store failed", fields), exc_info=error if with_traceback else None)
+    log(logging.ERROR, Event("store failed", fields), error=error if with_traceback else None)
 
 
 def _is_application_store(store: object) -> bool:

@@ -39,7 +39,7 @@ from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
 from ..limits import Limits
 from ..logs import Event
 from ..stores import DeliveryRejected, Envelope, MessageContent
-from ._log import LOGGER
+from ._log import log
 from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
@@ -188,7 +188,7 @@ class RelayConnection:
             raise DeliveryRejected(self._fail_transaction(error)) from None
         if not reply.positive:
             raise DeliveryRejected(_client_reply(reply))
-        self._log(logging.INFO, "message relayed", queue_id=envelope.queue_id, reply=reply)
+        self._log(logging.INFO, "message relayed", repeatable=False, queue_id=envelope.queue_id, reply=reply)
         return _RelayedMessage()
 
     async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
@@ -423,8 +423,9 @@ class RelayConnection:
             self.refusal = _client_reply(error.reply, code=451)
         return self.refusal
 
-    def _log(self, level: int, event: str, **fields: object) -> None:
-        LOGGER.log(level, Event(event, {"connection": self._session, "next_hop": str(self._hop), **fields}))
+    def _log(self, level: int, event: str, *, repeatable: bool = True, **fields: object) -> None:
+        fields = {"connection": self._session, "next_hop": str(self._hop), **fields}
+        log(level, Event(event, fields), repeatable=repeatable)
 
     def _abort(self) -> None:
         client, self._client, self._connection, self._open = self._client, None, None, None

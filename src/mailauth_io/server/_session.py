@@ -15,7 +15,7 @@ from ..adapters.listener import report_error
 from ..logs import Event, describe_error, place, shown
 from ..stores import Proof
 from . import _interception
-from ._log import LOGGER
+from ._log import LOGGER, counting_repetitions, log
 from ._offer import REQUIRED_PROOF
 from ._state import ServerState
 from .interceptors import Answer, Delay, Drop, Interceptor, Pass, SessionView
@@ -77,20 +77,29 @@ class Session(ABC, Generic[E]):
         session = cls(server_state, connection)
         session.log(logging.DEBUG, "connected")
         try:
-            await session.run()
+            with counting_repetitions():
+                await session.run()
         finally:
             session.release_resources()
             session._set_identity(None)
             session.log(logging.DEBUG, "closed")
 
-    def log(self, level: int, event: str, *, error: BaseException | None = None, **fields: object) -> None:
+    def log(
+        self,
+        level: int,
+        event: str,
+        *,
+        error: BaseException | None = None,
+        repeatable: bool = True,
+        **fields: object,
+    ) -> None:
         """Log *event* with the connection's id, peer, protocol and TLS version, then *fields*.
 
-        Text from the client must be escaped with ``shown()``.  The traceback of *error* is added.
+        Text from the client must be escaped with ``shown()``.  *error* and *repeatable* as for ``_log.log()``.
         """
         if LOGGER.isEnabledFor(level):
             tls = self.connection.tls
-            LOGGER.log(
+            log(
                 level,
                 Event(
                     event,
@@ -102,7 +111,8 @@ class Session(ABC, Generic[E]):
                         **fields,
                     },
                 ),
-                exc_info=error,
+                error=error,
+                repeatable=repeatable,
             )
 
     def note_login(self, event: sasl.Authenticated | sasl.AuthenticationFailed) -> None:

@@ -117,14 +117,16 @@ class Pop3Session(Session[pop3.ServerEvent]):
         self._maildrop = opened
         unreadable: tuple[tuple[Path, str], ...] = getattr(opened, "unreadable", ())  # a Maildir has it
         for path, reason in unreadable[:MAX_UNREADABLE]:
-            self._log_unreadable(path, reason)
+            self._log_unreadable(path, reason, repeatable=False)
         return snapshot
 
-    def _log_unreadable(self, path: Path, reason: str | None) -> None:
+    def _log_unreadable(self, path: Path, reason: str | None, *, repeatable: bool = True) -> None:
         file = shown(f"{path.parent.name}/{path.name}")
+        identity = shown(self.connection.identity)
         self.log(
-            logging.WARNING, "message not readable", identity=shown(self.connection.identity), file=file, reason=reason
-        )
+            logging.WARNING, "message not readable", repeatable=repeatable,
+            identity=identity, file=file, reason=reason,
+        )  # fmt: skip
 
     async def _read(self, number: int, offset: int) -> pop3.Content | pop3.Unavailable:
         if self._maildrop is None:

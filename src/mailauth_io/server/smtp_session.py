@@ -315,7 +315,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self.release_resources()
         reason, identity = self._permission
         self.log(
-            logging.INFO, "message",
+            logging.INFO, "message", repeatable=not reply.positive,
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
             sender=shown(self._sender), size=size, maildrops=len(message.maildrops),
             remote=len(message.relayed), reason=reason, by=shown(identity), reply=reply,
