@@ -8,12 +8,14 @@ more threads.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar, TypeVarTuple
 
-from anyio import CapacityLimiter, WouldBlock, fail_after, from_thread, to_thread
+from anyio import CapacityLimiter, WouldBlock, from_thread, move_on_after, to_thread
 from anyio.lowlevel import RunVar, current_token
 
 T = TypeVar("T")
@@ -21,29 +23,61 @@ Ts = TypeVarTuple("Ts")
 
 
 class Workers:
-    """At most *most* threads at a time in each event loop, for one kind of work."""
+    """At most *most* threads at a time in each event loop, for one kind of work.
 
-    def __init__(self, most: int) -> None:
+    Calls with the same *key*, such as those for one maildrop, have at most *share* of them: a disk that does not
+    respond leaves the others to the other maildrops.  *timeout* is that of each call, in seconds.
+    """
+
+    def __init__(self, most: int, *, share: int | None = None, timeout: float | None = None) -> None:
         self._most = most
+        self._share = most if share is None else share
+        self._timeout = timeout
         self._limiters: RunVar[CapacityLimiter] = RunVar("workers")
+        self._shares: RunVar[dict[Hashable, CapacityLimiter]] = RunVar("shares")
 
-    async def run(self, function: Callable[[*Ts], T], *args: *Ts, timeout: float | None = None) -> T:
+    async def run(
+        self, function: Callable[[*Ts], T], *args: *Ts, key: Hashable = None, timeout: float | None = None
+    ) -> T:
         """Run ``function(*args)`` in a thread, and return its result.
 
-        Cancelling the wait does not stop the function.  On trio, a call without *timeout* cannot be cancelled.  With
-        *timeout*, in seconds, raises TimeoutError if the function has not ended in time; the wait for a free thread
-        counts.  An abandoned function keeps its place among the threads until it ends.
+        Cancelling the wait does not stop the function: it is abandoned, and keeps its place among the threads until it
+        ends.  So it is if it has not ended after *timeout* seconds, which replaces that of the Workers; then raises
+        TimeoutError.  The wait for a free thread counts.
         """
-        with fail_after(timeout):
-            limiter = self.limiter
+        with move_on_after(self._timeout if timeout is None else timeout):
             place = object()
-            try:
-                limiter.acquire_on_behalf_of_nowait(place)  # saves a turn of the event loop
-            except WouldBlock:
-                await limiter.acquire_on_behalf_of(place)
-            return await run_in_thread(
-                lambda _: limiter.release_on_behalf_of(place), function, *args, abandon_on_cancel=timeout is not None
-            )
+            await self._acquire(place, key)
+            return await run_in_thread(lambda _: self._release(place, key), function, *args, abandon_on_cancel=True)
+        raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
+
+    async def _acquire(self, place: object, key: Hashable) -> None:
+        if key is None:
+            return await _acquire(self.limiter, place)
+        await _acquire(self._limiter_of(key), place)
+        try:
+            await _acquire(self.limiter, place)
+        except BaseException:
+            self._release_share(place, key)
+            raise
+
+    def _release(self, place: object, key: Hashable) -> None:
+        self.limiter.release_on_behalf_of(place)
+        if key is not None:
+            self._release_share(place, key)
+
+    def _limiter_of(self, key: Hashable) -> CapacityLimiter:
+        shares = self._shares.get(None)
+        if shares is None:
+            self._shares.set(shares := {})
+        return shares.setdefault(key, CapacityLimiter(self._share))
+
+    def _release_share(self, place: object, key: Hashable) -> None:
+        shares = self._shares.get()
+        limiter = shares[key]
+        limiter.release_on_behalf_of(place)
+        if not (limiter.borrowed_tokens or limiter.statistics().tasks_waiting):
+            del shares[key]
 
     @property
     def limiter(self) -> CapacityLimiter:
@@ -51,11 +85,61 @@ class Workers:
         return _limiter(self._limiters, self._most)
 
 
-FILES: Final = Workers(40)
-"""The threads for files: maildrops, outbox and accounts.  Password hashing and each store of grants have their own."""
+async def _acquire(limiter: CapacityLimiter, place: object) -> None:
+    try:
+        limiter.acquire_on_behalf_of_nowait(place)  # saves a turn of the event loop
+    except WouldBlock:
+        await limiter.acquire_on_behalf_of(place)
+
+
+FILES: Final = Workers(40, share=8, timeout=120.0)
+"""The threads for files: maildrops, outbox and accounts.  The key is the maildrop, the outbox, or the file of the
+accounts.  Password hashing and each store of grants have their own threads.
+
+The timeout leaves room for a Maildir with 100,000 messages.  A client of SMTP waits ten minutes for the reply (RFC 5321
+section 4.5.3.2.6)."""
 
 DNS: Final = Workers(40)
 """The threads that resolve host names."""
+
+
+class Cleanup:
+    """Runs functions that block, one after another, in a daemon thread.  Nobody waits for them.
+
+    For functions that must be called when a task is cancelled, in the event loop, such as the removal of a file that is
+    not needed any more.
+    """
+
+    MOST: Final = 10_000
+    """Functions that may wait.  More are dropped: what they would remove stays."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, function: Callable[[], object]) -> None:
+        """Run *function*, which raises nothing, soon."""
+        with self._lock:
+            if self._queue.qsize() < self.MOST:
+                self._queue.put(function)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mailauth cleanup", daemon=True)
+                self._thread.start()
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all functions that were added have ended, at most *timeout* seconds."""
+        ended = threading.Event()
+        if self._thread is not None:
+            self._queue.put(ended.set)
+            ended.wait(timeout)
+
+    def _run(self) -> None:
+        while True:
+            self._queue.get()()
+
+
+CLEANUP: Final = Cleanup()
 
 
 async def run_in_thread(

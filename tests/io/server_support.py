@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from mailauth_io import server, stores
+from mailauth_io._workers import CLEANUP
 from mailauth_io.adapters import OnError
 from mailauth_io.stores import MemoryOutbox
 from tests.io import loops
@@ -39,11 +40,17 @@ def run_on_asyncio(main: Callable[[], Awaitable[T]]) -> T:
         return await main()
 
     coroutine: Coroutine[Any, Any, T] = whole()
-    return asyncio.run(coroutine)
+    try:
+        return asyncio.run(coroutine)
+    finally:
+        CLEANUP.finish(TIMEOUT)
 
 
 def run_on_trio(main: Callable[[], Awaitable[T]]) -> T:
-    return trio.run(main)
+    try:
+        return trio.run(main)
+    finally:
+        CLEANUP.finish(TIMEOUT)
 
 
 on_both_loops = pytest.mark.parametrize("run", [run_on_asyncio, run_on_trio], ids=["asyncio", "trio"])

@@ -6,6 +6,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -13,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from mailauth_io import server, stores
-from mailauth_io._workers import DNS, FILES, Workers
+from mailauth_io._workers import DNS, FILES, Cleanup, Workers
 from mailauth_io.server import _relay
 from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
 from mailauth_io.stores._bounded_executor import THREADS
@@ -93,18 +94,51 @@ async def test_a_call_that_has_timed_out_keeps_its_thread_until_it_ends(loop: lo
     assert await workers.run(len, "x", timeout=TIMEOUT) == 1
 
 
-def test_a_cancelled_call_keeps_its_thread_until_it_ends() -> None:
-    """Only asyncio cancels a task that waits for a thread; trio waits until the thread has ended."""
+@on_both_loops
+async def test_a_cancelled_call_keeps_its_thread_until_it_ends(loop: loops.Loop) -> None:
+    """The task ends at once, although the function still runs."""
+    workers, gate = Workers(1), Gate()
+    for number in (0, 1):  # the second one is cancelled while it waits for a thread
+        await cancel_when_blocked(lambda: workers.run(gate), lambda: gate.entered == 1)
+        assert (workers.limiter.borrowed_tokens, gate.entered) == (1, 1), number
+    gate.open()
+    assert await workers.run(len, "x") == 1
 
-    async def main() -> None:
-        workers, gate = Workers(1), Gate()
-        for number in (0, 1):  # the second one is cancelled while it waits for a thread
-            await cancel_when_blocked(lambda: workers.run(gate), lambda: gate.entered == 1)
-            assert (workers.limiter.borrowed_tokens, gate.entered) == (1, 1), number
-        gate.open()
-        assert await workers.run(len, "x") == 1
 
-    loops.named("asyncio").run(main)
+@on_both_loops
+async def test_calls_with_one_key_leave_threads_to_others(loop: loops.Loop) -> None:
+    """A maildrop whose disk does not respond has a share of the threads, also after its calls have timed out."""
+    workers, gate = Workers(6, share=2, timeout=TIMEOUT), Gate()
+
+    async def abandon() -> None:
+        with pytest.raises(TimeoutError, match="no answer in time"):
+            await workers.run(gate, key="alice", timeout=0.01)
+
+    while gate.entered < 2:  # the timeout may expire before the thread has started
+        await abandon()
+    await together(*(9 * [abandon]))
+    assert (gate.entered, workers.limiter.borrowed_tokens) == (2, 2)
+    assert await workers.run(len, "x", key="bob") == 1
+    assert await workers.run(len, "x") == 1
+    gate.open()
+    assert await workers.run(len, "x", key="alice") == 1
+    while workers.limiter.borrowed_tokens:
+        await checkpoint()
+    assert workers._shares.get() == {}  # nothing is kept for a maildrop that is not in use
+
+
+def test_cleanup_runs_functions_in_order_and_never_waits() -> None:
+    cleanup, gate = Cleanup(), Gate()
+    ran: list[int] = []
+    cleanup.add(gate)
+    for number in range(Cleanup.MOST + 9):
+        cleanup.add(partial(ran.append, number))
+    cleanup.finish(0.01)
+    assert ran == []
+    gate.open()
+    cleanup.finish(TIMEOUT)
+    assert ran == list(range(len(ran)))
+    assert len(ran) in (Cleanup.MOST - 1, Cleanup.MOST)  # the thread may have taken the first function already
 
 
 def test_call_of_ended_event_loop_does_not_block_other_loops() -> None:

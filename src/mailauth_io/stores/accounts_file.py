@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar, TypeVarTuple
 
 from .._checks import check_function, check_type
 from .._private_file import AccountsError, read_private
@@ -24,8 +24,14 @@ INTERVAL: Final = 1.0
 MIN_FILE_AGE: Final = 1.0
 """Minimum age in seconds of a modification before the file is read, since it may still be being written."""
 
+TIMEOUT: Final = 5.0
+"""Maximum seconds that a login waits for the disk.  Then the previous accounts stay in use."""
+
 SLACK: Final = 1.0
 """Assumed maximum of the seconds between a check of the file and the use of its content."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 Signature: TypeAlias = tuple[int, int, int, int, int]
 
@@ -103,13 +109,14 @@ class AccountsFile:
         if self._reading or (abs(now - self._checked_at) < INTERVAL and not at_once):
             return None
         self._checked_at = now
-        seen = self._signature()
-        if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < MIN_FILE_AGE and not at_once):
-            return None
         self._reading = True
+        seen: Signature | None = None
         try:
-            accounts = await FILES.run(read_passwd_file, self.path)
-            if self._signature() != seen:
+            seen = await self._run(self._signature)
+            if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < MIN_FILE_AGE and not at_once):
+                return None
+            accounts = await self._run(read_passwd_file, self.path)
+            if await self._run(self._signature) != seen:
                 return None  # it has changed again: leave it to the next check
         except AccountsError as error:
             attempt = (seen, str(error))
@@ -121,6 +128,13 @@ class AccountsFile:
             self._reading = False
         self._read, self._reported = seen, None
         return accounts
+
+    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Run ``function(*args)`` in a thread.  Raises AccountsError if it takes too long."""
+        try:
+            return await FILES.run(function, *args, key=self.path, timeout=TIMEOUT)
+        except TimeoutError:
+            raise AccountsError(f"{self.path} cannot be read: the disk does not respond") from None
 
     @property
     def in_force(self) -> float:

@@ -19,7 +19,7 @@ from mailauth import pop3
 from .._checks import check_type
 from .._line_ends import with_crlf
 from .._maildir import StagedFile, make_maildir, read_data, sweep, sync_folder
-from .._workers import FILES
+from .._workers import CLEANUP, FILES
 from ._maildir_messages import MaildirMessages, MessageFiles
 from .content import ContentReader, MessageContent
 from .names import mailbox_name
@@ -53,7 +53,7 @@ class MaildirMaildrops:
         """Open and lock the Maildir, or return IN_USE.  Raises OSError, and ValueError if *name* is not canonical."""
         opening = _Opening(self._path(name))
         try:
-            return await FILES.run(opening.run)
+            return await FILES.run(opening.run, key=opening.path)
         except BaseException:
             opening.abandon()
             raise
@@ -63,42 +63,44 @@ async def stage_in(maildir: Path, pieces: tuple[bytes, ...]) -> MaildirStaged:
     """Write *pieces* as one message that is not visible yet.  Raises OSError."""
     file = StagedFile(maildir)
     try:
-        await FILES.run(file.write, pieces)
+        await FILES.run(file.write, pieces, key=maildir)
     except BaseException:
-        file.discard()
+        CLEANUP.add(file.discard)
         raise
-    return MaildirStaged(file)
+    return MaildirStaged(maildir, file)
 
 
 class MaildirStaged:
     """A message in a Maildir's ``tmp``."""
 
-    def __init__(self, file: StagedFile) -> None:
+    def __init__(self, maildir: Path, file: StagedFile) -> None:
+        self._maildir = maildir
         self._file = file
 
     async def commit(self) -> None:
-        await FILES.run(self._file.commit)
+        await FILES.run(self._file.commit, key=self._maildir)
 
     def discard(self) -> None:
-        self._file.discard()
+        """Remove the message soon, in a thread: the disk may not respond."""
+        CLEANUP.add(self._file.discard)
 
 
 class _Opening:
     """Opens a maildrop in a thread, which continues when the task that waits for it is cancelled."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._abandoned = False
         self._opened: _Opened | None = None
         self._lock = threading.Lock()
 
     def run(self) -> _Opened | pop3.Unavailable:
-        make_maildir(self._path)
-        lock = _Lock.take(self._path / "mailauth.lock")
+        make_maildir(self.path)
+        lock = _Lock.take(self.path / "mailauth.lock")
         if lock is None:
             return pop3.Unavailable.IN_USE
         try:
-            opened = _Opened(self._path, lock)
+            opened = _Opened(self.path, lock)
         except BaseException:
             lock.close()
             raise
@@ -174,7 +176,7 @@ class _Opened:
         self.unreadable = tuple(self._found.unreadable.items())
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        return await FILES.run(self._read, self._found.files[number - 1], offset)
+        return await FILES.run(self._read, self._found.files[number - 1], offset, key=self._path)
 
     def _read(self, files: MessageFiles, offset: int) -> pop3.Content:
         with self._lock:
@@ -193,7 +195,8 @@ class _Opened:
         return data
 
     async def update(self, deleted: frozenset[int]) -> None:
-        await FILES.run(self._update, [self._found.files[number - 1] for number in sorted(deleted)])
+        files = [self._found.files[number - 1] for number in sorted(deleted)]
+        await FILES.run(self._update, files, key=self._path)
 
     def _update(self, deleted: list[MessageFiles]) -> None:
         """Delete messages.  If one cannot be deleted, the others still are, and then OSError is raised."""

@@ -37,7 +37,7 @@ class MaildirOutbox:
         """
         if (now := time.monotonic()) >= self._sweep_due:
             self._sweep_due = now + STALE_AFTER
-            await FILES.run(sweep, self._directory)
+            await FILES.run(sweep, self._directory, key=self._directory)
         lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
         written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")
         return await stage_in(self._directory, (written, head, *content.chunks))

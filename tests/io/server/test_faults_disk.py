@@ -18,6 +18,7 @@ import attrs
 import pytest
 
 from mailauth_io import server, stores
+from mailauth_io._workers import CLEANUP
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, authenticate, meet, on_both_loops
 from tests.io.stores.test_maildir_deliveries import RECIPIENTS, STEPS, Disk
 from tests.serving import LOOPS, messages, served, started
@@ -46,6 +47,7 @@ def deliver(served: Served, recipient: str = "alice@example.test") -> int:
 
 def files(directory: Path) -> list[Path]:
     """Return the files of messages, complete or not."""
+    CLEANUP.finish(TIMEOUT)
     return [path for path in directory.rglob("*") if path.parent.name in ("tmp", "new", "cur")]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mailauth_io._workers import CLEANUP
 from mailauth_io.stores import Budget, BudgetExceeded, Envelope, MaildirOutbox, MemoryOutbox, MessageContent, Outbox
 from tests.io.server_support import Run, on_both_loops
 
@@ -27,6 +28,7 @@ def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Outbox, Held
     path = tmp_path / "outbox"
 
     def held() -> list[bytes]:
+        CLEANUP.finish(60)
         files = sorted((path / "new").iterdir()) if path.exists() else []
         return [b"".join(file.read_bytes().replace(b"\n", b"\r\n").splitlines(True)[3:]) for file in files]
 
