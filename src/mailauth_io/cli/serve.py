@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +26,10 @@ from .settings import Settings
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that end the server.  SIGHUP reloads accounts and certificate."""
+
+
+EXIT_MARGIN: Final = 3.0
+"""Seconds after the grace period in which the process ends, also if a thread does not."""
 
 
 def serve(settings: Settings) -> None:
@@ -95,6 +101,7 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
             _announce(settings, serving, running, await _warn_before_start(serving))
             async for number in signals:
                 if number != signal.SIGHUP:
+                    _exit_after(serving.config.grace + EXIT_MARGIN)
                     break
                 await _reload(serving, running)
     except OSError as error:
@@ -104,6 +111,23 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
     finally:
         if serving.stores.grants is not None:
             serving.stores.grants.close()
+
+
+def _exit_after(seconds: float) -> None:
+    """End the process *seconds* from now, unless it has ended by then.
+
+    A call in a thread may wait for a disk or a name server that does not respond.  It was abandoned, and so was its
+    client; but the interpreter waits for such a thread when it exits, and a disk may stop the event loop, too.
+    """
+    timer = threading.Timer(seconds, _exit)
+    timer.daemon = True
+    timer.start()
+
+
+def _exit() -> NoReturn:
+    server.LOGGER.warning(Event("calls abandoned", {}))
+    logging.shutdown()  # writes the log, within a limited time
+    os._exit(0)
 
 
 async def _check_postmaster(settings: Settings, serving: config.ServerSetup) -> None:
