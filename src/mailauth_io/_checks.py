@@ -83,6 +83,13 @@ def check_text(name: str, value: object, *, empty: bool = False, optional: bool 
         raise ValueError(f"{name} must not be empty{'; use None for none' if optional else ''}")
 
 
+def check_random_key(name: str, value: object, *, optional: bool = False) -> None:
+    """Check that *value* is at least 16 bytes; if *optional*, it may be None."""
+    check_type(name, value, bytes, use="secrets.token_bytes(32)", optional=optional)
+    if isinstance(value, bytes) and len(value) < 16:
+        raise ValueError(f"{name} must be at least 16 secret random bytes; use secrets.token_bytes(32)")
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Check that *value* is one of *choices*."""
     check_type(name, value, str)

@@ -41,6 +41,7 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
     "text or None": (b"sesame", 5, True, "", ("sesame",)),
     "any text": (b"sesame", 5, True, None, ("sesame",)),
     "bytes": ("sesame", 5, None, bytearray(b"sesame"), ["sesame"]),
+    "random key or None": ("sesame" * 4, 5, bytearray(16), b"", b"sesame", bytes(15)),
     "flag": (1, 0, "yes", None, b"\1"),
     "count": ("1000000", b"1000000", True, None, 1_000_000.0, math.nan, -1, 0),
     "count or None": ("1000000", True, 1_000_000.0, math.nan, -1),
@@ -236,6 +237,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             **dict.fromkeys(("outbox", "grants", "tokens", "certificates"), "store or None"),
             "hashing": "object",
             "budget": "object",
+            "decoy_key": "random key or None",
         },
     ),
     (
@@ -264,7 +266,13 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (
         server.Authenticator,
         {"accounts": accounts()},
-        {"accounts": "store", "tokens": "store or None", "certificates": "store or None", "hashing": "object or None"},
+        {
+            "accounts": "store",
+            "tokens": "store or None",
+            "certificates": "store or None",
+            "hashing": "object or None",
+            "decoy_key": "random key or None",
+        },
     ),
     (
         stores.LoginSource,

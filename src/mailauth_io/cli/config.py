@@ -28,7 +28,7 @@ from ..limits import Limits
 from ..logs import describe_error
 from ..server.config import different_grant_setting, shared_port
 from ..stores.credentials import Plain
-from . import grants_option, references, relay_option
+from . import decoy_key, grants_option, references, relay_option
 from .errors import ConfigError
 from .renewal import RenewingContext
 from .settings import Settings
@@ -68,6 +68,7 @@ def read(settings: Settings) -> ServerSetup:
     if not any(port is not None for port in ports.values()):
         ports = dict.fromkeys(ports, 0)
     certificate = _own_certificate(settings)
+    key = decoy_key.read_or_create(settings)
     setup = ServerSetup(
         config=server.Config(
             hosts=settings.hosts,
@@ -108,12 +109,13 @@ def read(settings: Settings) -> ServerSetup:
             grants=_grants(settings),
             tokens=own if settings.tokens else references.store(settings, "tokens_store"),
             certificates=own if settings.client_names else references.store(settings, "certificates_store"),
+            decoy_key=key,
         ),
         interceptors=references.interceptors(settings),
         certificate=certificate,
         loop=settings.loop,
         ready_file=settings.ready_file,
-        warnings=_warnings(settings, accounts),
+        warnings=_warnings(settings, accounts, key),
     )
     _check_grant_settings(settings, setup)
     return setup
@@ -434,6 +436,7 @@ def _check_mechanisms(settings: Settings) -> None:
 CHECKS: Final[Mapping[Callable[[Settings], None], Set[str]]] = {
     _check_accounts: {"accounts", "mail", "stores", "tls"},
     references.check: {"accounts", "grants", "mail", "relay", "server", "stores", "tls"},
+    decoy_key.check: {"accounts"},
     _check_mechanisms: {"accounts", "listen", "mail", "stores", "tls"},
     _check_ports: {"listen"},
     _check_tls: {"stores", "tls"},
@@ -475,9 +478,9 @@ def lost_mail(settings: Settings) -> list[str]:
     return [text]
 
 
-def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
+def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) -> tuple[str, ...]:
     try:
-        authenticator = server.Authenticator(accounts)
+        authenticator = server.Authenticator(accounts, decoy_key=key)
     except Exception as error:
         if settings.accounts_store is None:
             raise
@@ -504,6 +507,8 @@ def _warnings(settings: Settings, accounts: stores.Accounts) -> tuple[str, ...]:
         warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
     if authenticator.timing_warning is not None:
         warnings.append(authenticator.timing_warning)
+    if authenticator.salt_warning is not None and "SCRAM-SHA-256" in settings.mechanisms:
+        warnings.append(authenticator.salt_warning)
     if not _NEED_STORED_SECRETS.isdisjoint(settings.mechanisms):
         warnings += authenticator.unavailable_mechanisms
     if settings.strict and any(isinstance(each, Plain) and not each.utf8 for each in accounts.credentials()):

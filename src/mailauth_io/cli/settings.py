@@ -139,6 +139,11 @@ class Settings:
         help="accounts file in Dovecot's passwd-file format, as printed by mailauth passwd; readable only by its "
         "owner, reloaded when it changes",
     )  # fmt: skip
+    decoy_key: Path | None = options.path(
+        "accounts", "decoy_key", "--decoy-key", metavar="FILE",
+        help="file with a random key for the salts that SCRAM sends for unknown names, created if it does not exist; "
+        "keep it as long as the accounts (default: a new key at each start)",
+    )  # fmt: skip
     users: tuple[tuple[str, bytes], ...] = options.values(
         "accounts", "users", "--user", parsers.user, secret=True, metavar="NAME:PASSWORD",
         help="account for testing; other users of this machine can see its password",

@@ -98,7 +98,11 @@ class ServerState:
             config=config,
             stores=stores,
             authenticator=Authenticator(
-                stores.accounts, tokens=stores.tokens, certificates=stores.certificates, hashing=stores.hashing
+                stores.accounts,
+                tokens=stores.tokens,
+                certificates=stores.certificates,
+                hashing=stores.hashing,
+                decoy_key=stores.decoy_key,
             ),
             policy=RelayPolicy(domains=config.domains if config.local_delivery else ()),
             domains=frozenset(config.domains),

@@ -6,7 +6,6 @@ names: this module does the work for those that it does not find.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import Counter
 from collections.abc import Collection, Set
@@ -15,7 +14,7 @@ from typing import Final
 
 from mailauth import sasl
 
-from .._checks import check_interface, check_type
+from .._checks import check_interface, check_random_key, check_type
 from ..stores.credentials import Credential, Plain, Proof, Scram, prepared
 from ..stores.hashing import LOCAL, Hashing, LoginSource
 from ..stores.protocols import Account, Accounts, Certificates, Changes, Tokens
@@ -51,23 +50,27 @@ class Authenticator:
         tokens: Tokens | None = None,
         certificates: Certificates | None = None,
         hashing: Hashing | None = None,
+        decoy_key: bytes | None = None,
     ) -> None:
         """Without *tokens* no account has a token, and without *certificates* none has a certificate.
 
+        *decoy_key* determines the salts that SCRAM sends for unknown names (see ``Stores``).  None: a random key.
+
         Raises TypeError for an object that does not have the methods of its interface, as coroutines where the
-        interface has coroutines.
+        interface has coroutines, and ValueError for a short *decoy_key*.
         """
         check_interface("accounts", accounts, Accounts)
         check_interface("tokens", tokens, Tokens, optional=True)
         check_interface("certificates", certificates, Certificates, optional=True)
         check_type("hashing", hashing, Hashing, optional=True)
+        check_random_key("decoy_key", decoy_key, optional=True)
         self._accounts = accounts
         self._tokens = tokens
         self._certificates = certificates
         self._hashing = hashing or Hashing()
         self._decoy_password = Plain(secrets.token_hex(32).encode())  # ASCII, so that SCRAM allows it
-        self._plain_salts = sasl.ScramDecoy(key=secrets.token_bytes(32))
-        self._salt_key: bytes | None = None
+        self._lasting_salts = decoy_key is not None
+        self._decoy_key = secrets.token_bytes(32) if decoy_key is None else decoy_key
         self._outdated = False  # the accounts have changed since update()
         self._begin(self._stored())
 
@@ -93,22 +96,22 @@ class Authenticator:
             proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
         )
         self._scram_decoy = self._make_scram_decoy(credentials)
+        # Each login with SCRAM derives keys if one of them must, so that all take the same time.
+        self._derives_keys = not credentials or any(isinstance(credential, Plain) for credential in credentials)
         self._credentials = credentials  # last: if one of them raises an exception, all are computed again
 
     def _make_scram_decoy(self, credentials: tuple[Credential, ...]) -> sasl.ScramDecoy:
-        """Return the source of salts for unknown names.
+        """Return the source of salts for all names without a stored one: unknown names, and accounts with {PLAIN}.
 
-        Stored salts survive a restart, so the salts of unknown names must too.  They are derived from the first account
-        with a stored salt, so that adding accounts does not change them, and stay the same while the process runs.
+        Its key must not be derived from a stored password.  Anyone gets these salts, and could use them to check
+        guesses of the password, without a limit.
         """
         stored = [credential.keys for credential in credentials if isinstance(credential, Scram)]
         if not stored:
-            return self._plain_salts
-        if self._salt_key is None:
-            self._salt_key = hashlib.sha256(b"salts of unknown names" + stored[0].server_key).digest()
+            return sasl.ScramDecoy(key=self._decoy_key)
         costs = Counter((keys.iterations, min(len(keys.salt), 32)) for keys in stored)
         (iterations, salt_size), _ = costs.most_common(1)[0]
-        return sasl.ScramDecoy(key=self._salt_key, iterations=iterations, salt_size=salt_size)
+        return sasl.ScramDecoy(key=self._decoy_key, iterations=iterations, salt_size=salt_size)
 
     @property
     def proofs(self) -> frozenset[Proof]:
@@ -127,6 +130,18 @@ class Authenticator:
         return (
             f"Passwords are stored with different schemes or costs ({'; '.join(self._kinds)}): the response time "
             "of a failed login can reveal which accounts exist. Use one scheme for all of them, with mailauth passwd."
+        )
+
+    @property
+    def salt_warning(self) -> str | None:
+        """A warning if the salts of SCRAM show which names exist, because only some of them last; None if not."""
+        stored = any(isinstance(credential, Scram) for credential in self._credentials)
+        if self._lasting_salts or not stored or Proof.SCRAM_SHA_256 not in self._proofs:
+            return None
+        return (
+            "SCRAM-SHA-256 sends unknown names another salt after each restart, and accounts with {SCRAM-SHA-256} the "
+            "same one: a client that compares them learns which accounts exist. Keep the key of these salts "
+            "(--decoy-key, [accounts] decoy_key)."
         )
 
     @property
@@ -166,9 +181,10 @@ class Authenticator:
         credentials = self._stored()
         warnings: list[str] = []
         if credentials != self._credentials:
-            before = self.unavailable_mechanisms
+            before = (*self.unavailable_mechanisms, self.salt_warning)
             self._begin(credentials)
-            warnings += [warning for warning in self.unavailable_mechanisms if warning not in before]
+            after = (*self.unavailable_mechanisms, self.salt_warning)
+            warnings += [warning for warning in after if warning is not None and warning not in before]
             if self.timing_warning is not None:
                 warnings.append(self.timing_warning)
         self._outdated = False
@@ -230,12 +246,11 @@ class Authenticator:
         known = await self._credential(name)
         decoy = self._scram_decoy.keys(name, hash_name)  # for a known name too, so that both take the same time
         keys = None if known is None else known.scram_keys(hash_name)
-        if isinstance(known or self._decoy, Plain):
-            # Each login derives keys once, even if the name is unknown.
+        if self._derives_keys:
             password = known if isinstance(known, Plain) else self._decoy_password
-            salt = self._plain_salts.keys(name, hash_name).salt
-            derived = await self._hashing.run(source, password.derive, hash_name, salt)
-            keys = None if known is None else derived
+            derived = await self._hashing.run(source, password.derive, hash_name, decoy.salt, decoy.iterations)
+            if password is known:
+                keys = derived
         return decoy if keys is None else keys
 
     async def token_owner(self, token: bytes) -> str | None:

@@ -23,6 +23,7 @@ from .._checks import (
     check_networks,
     check_number,
     check_port,
+    check_random_key,
     check_server_context,
     check_text,
     check_type,
@@ -359,6 +360,11 @@ class Stores:
         The threads that hash passwords.
     budget
         The memory for messages in progress, and for those that an in-memory maildrop or outbox holds.
+    decoy_key
+        At least 16 secret random bytes, from which the salts are derived that SCRAM sends for unknown names.  Keep
+        it as long as the accounts, and use the same one in all processes, if passwords are stored as
+        ``{SCRAM-SHA-256}``: their salts last too, so that other salts would show which names are unknown.  None: a
+        random key.  ``mailauth serve`` has it in the file of ``[accounts] decoy_key``.
 
     For example:
 
@@ -381,6 +387,8 @@ class Stores:
     hashing: Hashing = attrs.field(factory=Hashing, validator=field(check_type, Hashing))
 
     budget: Budget = attrs.field(factory=Budget, validator=field(check_type, Budget))
+
+    decoy_key: bytes | None = attrs.field(default=None, repr=False, validator=field(check_random_key, optional=True))
 
 
 async def _nothing_to_reload() -> None:

@@ -30,7 +30,7 @@ SALT_SIZE: Final = 16
 """Bytes of a generated salt, as in ``doveadm pw``."""
 
 ITERATIONS: Final = 4096
-"""Iterations of derived SCRAM keys, as in ``doveadm pw``.
+"""Iterations of the SCRAM keys in a new ``{SCRAM-SHA-256}``, as in ``doveadm pw``.
 
 This is the minimum of RFC 7677 section 4; every client has to compute them at each login.
 """
@@ -177,9 +177,9 @@ class Plain(Credential):
         # Compare digests, since the time of compare_digest() depends on the lengths.
         return hmac.compare_digest(hashlib.sha256(password).digest(), self._digest)
 
-    def derive(self, hash_name: str, salt: bytes) -> sasl.ScramKeys | None:
+    def derive(self, hash_name: str, salt: bytes, iterations: int) -> sasl.ScramKeys | None:
         """Derive the SCRAM keys.  Returns None, without hashing, if SCRAM does not allow the password."""
-        return _derive(self.password, hash_name, salt)
+        return _derive(self.password, hash_name, salt, iterations)
 
     def scram_keys(self, hash_name: str) -> sasl.ScramKeys | None:
         return None
@@ -207,9 +207,9 @@ def _check_usable(password: bytes) -> None:
         raise CredentialError(f"cannot be used to log in: {error} (RFC 4013); use another password") from None
 
 
-def _derive(password: bytes, hash_name: str, salt: bytes) -> sasl.ScramKeys | None:
+def _derive(password: bytes, hash_name: str, salt: bytes, iterations: int) -> sasl.ScramKeys | None:
     try:
-        return sasl.scram_keys(password, salt, ITERATIONS, hash_name)
+        return sasl.scram_keys(password, salt, iterations, hash_name)
     except LocalProtocolError:
         return None  # no client can use this password with SCRAM either
 
@@ -389,7 +389,7 @@ def write_credential(scheme: str, password: bytes) -> str:
             )
         return "{PLAIN}" + password.decode("utf-8")
     if scheme == "SCRAM-SHA-256":
-        keys = _derive(password, "sha256", secrets.token_bytes(SALT_SIZE))
+        keys = _derive(password, "sha256", secrets.token_bytes(SALT_SIZE), ITERATIONS)
         if keys is None:
             raise CredentialError("contains characters that SCRAM does not allow (RFC 4013); use another password")
         parts = (b64encode(part).decode("ascii") for part in (keys.salt, keys.stored_key, keys.server_key))

@@ -97,7 +97,7 @@ class Accounts(Protocol):
 
         Called when the server starts and after each change that ``refresh`` returns; it must not block.  They determine
         the mechanisms that the server offers, and what it does for an unknown name.  If there are examples of
-        ``{SCRAM-SHA-256}``, the first must be the same after a restart.
+        ``{SCRAM-SHA-256}``, pass a ``decoy_key`` to ``server.Stores``.
         """
         ...
 

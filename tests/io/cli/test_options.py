@@ -140,6 +140,68 @@ def test_user_splits_at_the_first_colon_and_keeps_blanks() -> None:
     assert main.settings_of(options).users == (("alice", b" open:sesame "),)
 
 
+def test_file_of_the_decoy_key_is_created_once_and_then_read(tmp_path: Path) -> None:
+    path, accounts = tmp_path / "decoy-key", tmp_path / "accounts"
+    accounts.touch(mode=0o600)
+    accounts.write_text(f"alice:{stores.write_credential('SCRAM-SHA-256', b'open sesame')}\n")
+    options = ("--accounts", str(accounts))
+    without = read(*options)
+    assert without.stores.decoy_key is None
+    assert [warning for warning in without.warnings if "--decoy-key" in warning]
+    setups = [read(*options, "--decoy-key", str(path)) for _ in range(2)]
+    keys = {setup.stores.decoy_key for setup in setups}
+    assert keys == {path.read_bytes().removesuffix(b"\n")}
+    assert [len(key) for key in keys if key is not None] == [64]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(tmp_path.iterdir()) == [accounts, path]  # no temporary file is left
+    assert not [warning for setup in setups for warning in setup.warnings if "decoy" in warning]
+
+
+def test_processes_that_start_together_get_one_decoy_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "decoy-key"
+    real = os.link
+
+    def link(source: str, target: Path) -> None:
+        monkeypatch.setattr(os, "link", real)
+        found.append(read(*USER, "--decoy-key", str(path)).stores.decoy_key)  # another process comes first
+        real(source, target)
+
+    found: list[bytes | None] = []
+    monkeypatch.setattr(os, "link", link)
+    found.append(read(*USER, "--decoy-key", str(path)).stores.decoy_key)
+    assert found[0] == found[1] == path.read_bytes().removesuffix(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "says"),
+    [
+        (b"secret\n", 0o600, "is too short for a key; remove the file"),
+        (b"", 0o600, "is empty"),
+        (b"k" * 64, 0o644, "is accessible to other users; run: chmod 600"),
+        (None, 0o600, "is not a writable directory"),
+    ],
+)
+def test_invalid_decoy_key(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes | None, mode: int, says: str
+) -> None:
+    path = tmp_path / "none" / "key"
+    if content is not None:
+        path.parent.mkdir()
+        path.touch(mode)
+        path.write_bytes(content)
+        path.chmod(mode)
+    toml = tmp_path / "mailauth.toml"
+    toml.touch(mode=0o600)
+    toml.write_text(f'[accounts]\nusers = ["alice:open sesame"]\ndecoy_key = "{path}"\n')
+    assert main.main(["check-config", str(toml)]) == 2
+    assert f":3: [accounts] decoy_key: {path} {'cannot be created: ' * (content is None)}" in (
+        said := capfd.readouterr().out
+    )
+    assert says in said
+    said = config_error(capfd, "serve", *USER, "--decoy-key", str(path))
+    assert said.startswith(f"mailauth serve: --decoy-key: {path} ")
+
+
 def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> None:
     assert "unknown account: 'bob'" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
 

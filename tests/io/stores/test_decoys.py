@@ -70,23 +70,72 @@ def scram(name: str, iterations: int = 8192, salt_size: int = 12) -> Account:
     return Account(name=name, credential=Scram(keys))
 
 
+KEY = bytes(range(32))
+
+
 @on_both_loops
-def test_unknown_name_has_distinct_and_persistent_scram_salt(run: Run) -> None:
-    """RFC 5802 section 5.1: any client gets the salt and iterations, so they must not show which names exist."""
-    written = [scram("alice"), scram("bob"), scram("carol", 4096, 16)]
+def test_salts_of_unknown_names_last_as_long_as_stored_ones(run: Run) -> None:
+    """RFC 5802 section 5.1: any client gets the salt and iterations, so they must not show which names exist.
+
+    This holds after a restart, and in another process, also if an account has been changed, added or removed.
+    """
+    alice, bob, carol = scram("alice"), scram("bob"), scram("carol", 4096, 16)
 
     async def main() -> None:
-        first, second = Authenticator(MemoryAccounts(written)), Authenticator(MemoryAccounts(written))
+        first = Authenticator(MemoryAccounts([alice, bob, carol]), decoy_key=KEY)
         keys = await first.scram_keys("nobody", "sha256")
         assert (keys.iterations, len(keys.salt)) == (8192, 12)
-        assert keys == await first.scram_keys("nobody", "sha256")
-        assert keys == await second.scram_keys("nobody", "sha256")
         assert keys.salt != (await first.scram_keys("nobody2", "sha256")).salt
-        more = Authenticator(MemoryAccounts([*written, from_password("dave", b"x")]))
-        assert await more.scram_keys("alice", "sha256") == await first.scram_keys("alice", "sha256")
-        assert len((await first.scram_keys("alice", "sha1")).stored_key) == 20
+        for accounts in ([alice, bob, carol], [scram("alice"), bob, carol], [bob, alice], [scram("dave"), alice, bob]):
+            later = Authenticator(MemoryAccounts(accounts), decoy_key=KEY)
+            assert await later.scram_keys("nobody", "sha256") == keys
+            assert await later.scram_keys("bob", "sha256") == await first.scram_keys("bob", "sha256")
 
     run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("key", [KEY, None], ids=["kept", "random"])
+def test_plain_accounts_and_unknown_names_have_salts_of_one_lifetime_and_form(run: Run, key: bytes | None) -> None:
+    """The salts of both change together, also beside stored salts of another size."""
+    for accounts in ([from_password("alice", b"one")], [from_password("alice", b"one"), scram("bob")]):
+        both = [Authenticator(MemoryAccounts(accounts), decoy_key=key) for _ in range(2)]
+
+        async def main(both: list[Authenticator] = both) -> None:
+            seen = [[await each.scram_keys(name, "sha256") for name in ("alice", "nobody")] for each in both]
+            for known, unknown in seen:
+                assert (known.iterations, len(known.salt)) == (unknown.iterations, len(unknown.salt))
+            (alice, nobody), (alice_later, nobody_later) = [[keys.salt for keys in each] for each in seen]
+            assert (alice == alice_later) is (nobody == nobody_later) is (key is not None)
+
+        run(main)
+
+
+@on_both_loops
+def test_salts_of_unknown_names_do_not_depend_on_a_password(run: Run) -> None:
+    """Anyone gets them.  If they depended on a stored key, guesses of its password could be checked with them."""
+
+    async def main() -> None:
+        accounts = [scram("alice"), from_password("bob", b"one")]
+        salts = {(await Authenticator(MemoryAccounts(accounts)).scram_keys("nobody", "sha256")).salt for _ in range(2)}
+        assert len(salts) == 2
+
+    run(main)
+
+
+def test_warning_if_only_stored_salts_last() -> None:
+    hashed = Account(name="bob", credential=Counted(b"two", "{X}"))
+    plain = from_password("carol", b"three")
+
+    def warned(*accounts: Account, key: bytes | None = None) -> bool:
+        return Authenticator(MemoryAccounts(accounts), decoy_key=key).salt_warning is not None
+
+    assert warned(scram("alice"))
+    assert warned(scram("alice"), plain)
+    assert not warned(scram("alice"), key=KEY)
+    assert not warned(scram("alice"), hashed)  # SCRAM is not offered
+    assert not warned(plain)
+    assert not warned()
 
 
 @pytest.fixture
@@ -105,19 +154,23 @@ def derived(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @on_both_loops
 def test_each_login_derives_scram_keys_exactly_once(run: Run, derived: list[bytes]) -> None:
-    """Otherwise the time of a login would show which names have logged in with SCRAM before."""
+    """Otherwise the time of a login would show which names have logged in with SCRAM before, or have stored keys."""
+    accounts = [from_password("alice", b"one"), from_password("bob", b"two")]
 
-    async def main() -> None:
-        accounts = Authenticator(MemoryAccounts({"alice": b"one", "bob": b"two"}))
-        before = await accounts.scram_keys("alice", "sha256")
-        for name in ("alice", "nobody", "bob", "alice", "nobody"):
-            for hash_name in ("sha256", "sha1"):
+    async def main(authenticator: Authenticator, names: tuple[str, ...], hash_names: tuple[str, ...]) -> None:
+        before = await authenticator.scram_keys("alice", "sha256")
+        for name in names:
+            for hash_name in hash_names:
                 derived.clear()
-                await accounts.scram_keys(name, hash_name)
+                await authenticator.scram_keys(name, hash_name)
                 assert len(derived) == 1
-        assert await accounts.scram_keys("alice", "sha256") == before
+        assert await authenticator.scram_keys("alice", "sha256") == before
 
-    run(main)
+    names = ("alice", "nobody", "bob", "alice", "nobody")
+    only_plain = Authenticator(MemoryAccounts(accounts))
+    run(lambda: main(only_plain, names, ("sha256", "sha1")))
+    mixed = Authenticator(MemoryAccounts([*accounts, scram("carol"), scram("dave"), scram("eve")]))
+    run(lambda: main(mixed, (*names, "carol"), ("sha256",)))
 
 
 @on_both_loops
@@ -131,7 +184,7 @@ def test_account_changes_keep_scram_salts_of_unknown_names(run: Run, tmp_path: P
 
     async def main() -> None:
         path.write_text(line("alice"))
-        accounts = Authenticator(MemoryAccounts(file=AccountsFile(path)))
+        accounts = Authenticator(MemoryAccounts(file=AccountsFile(path)), decoy_key=KEY)
         before = await accounts.scram_keys("nobody", "sha256")
         for number in range(8):
             with path.open("a") as file:
@@ -139,7 +192,7 @@ def test_account_changes_keep_scram_salts_of_unknown_names(run: Run, tmp_path: P
             assert await accounts.refresh(at_once=True) is not None
             accounts.update()
             assert await accounts.scram_keys("nobody", "sha256") == before
-        anew = Authenticator(MemoryAccounts(file=AccountsFile(path)))
+        anew = Authenticator(MemoryAccounts(file=AccountsFile(path)), decoy_key=KEY)
         assert await anew.scram_keys("nobody", "sha256") == before
         path.write_text(line("carol"))
         assert await accounts.refresh(at_once=True) is not None
