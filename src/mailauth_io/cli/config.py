@@ -520,6 +520,9 @@ def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) 
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
     if settings.tokens and "tokens" not in settings.places:
         warnings.append("Tokens are on the command line, where other users can see them: for testing only.")
+    own = isinstance(accounts, stores.MemoryAccounts) and "postmaster" in accounts.names
+    if settings.postmaster is not None and own and settings.postmaster.partition("@")[0].lower() != "postmaster":
+        warnings.append(f"{settings.names('postmaster')} has no effect: the account postmaster receives this mail.")
     if os.geteuid() == 0:
         warnings.append("Running as root: use a dedicated user, as in docs/mailauth.service.")
     if isinstance(accounts, stores.MemoryAccounts) and not accounts.names:

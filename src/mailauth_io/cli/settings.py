@@ -89,7 +89,7 @@ class Settings:
     )  # fmt: skip
     postmaster: str | None = options.value(
         "mail", "postmaster", "--postmaster", str, default=None, metavar="NAME",
-        help="account that receives mail to postmaster (default: the first account)",
+        help="account that receives mail to postmaster, if no account has this name (default: the first account)",
     )  # fmt: skip
     maildir: Path | None = options.path(
         "mail", "maildir", "--maildir", metavar="DIR",

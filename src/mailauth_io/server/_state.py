@@ -163,7 +163,7 @@ class ServerState:
 
     @property
     def postmaster(self) -> str:
-        """The canonical name of the postmaster's mailbox, empty without one."""
+        """The canonical name of the account for mail to a postmaster without an account; empty without one."""
         return self.name(self.config.postmaster or "")
 
     async def accounts(self, session: str, *, at_once: bool = False) -> Authenticator:

@@ -131,7 +131,8 @@ class Config:
         that for *domains* and for ``postmaster``, and each recipient needs a login, a grant or an interceptor that
         permits it.
     postmaster
-        The account that receives mail for ``postmaster``, with and without a domain.  None: that mail is rejected.
+        The account that receives mail for ``postmaster``, with and without a domain, if no account has this name.
+        None: that mail is rejected then.
     max_message_size
         Bytes, advertised with SIZE.  In TOML: ``[mail] max_message``.
     ssl_context

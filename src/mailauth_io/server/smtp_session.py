@@ -250,22 +250,25 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     async def _local(self, question: smtp.Rcpt) -> smtp.Verdict:
         """Return the verdict on a local recipient: whether the mailbox exists."""
-        name = self._local_name(question.forward_path)
         try:
-            known = await (await self.server_state.accounts(self.id)).exists(name)
+            accounts = await self.server_state.accounts(self.id)
+            for name in self._local_names(question.forward_path):
+                if await accounts.exists(name):
+                    self._maildrops[name] = None
+                    return ACCEPT
         except Exception as error:
             self.server_state.log_failure(self.id, "accounts", error)
             return question.unavailable
-        if not known:
-            return NO_MAILBOX
-        self._maildrops[name] = None
-        return ACCEPT
+        return NO_MAILBOX
 
-    def _local_name(self, path: smtp.Mailbox) -> str:
-        """Return the canonical mailbox name for a local *path*, or for the postmaster (RFC 5321 section 4.5.1)."""
+    def _local_names(self, path: smtp.Mailbox) -> tuple[str, ...]:
+        """Return the canonical name of the mailbox of a local *path*.
+
+        For the postmaster (RFC 5321 section 4.5.1), the configured account follows, in case no account has this name.
+        """
         if path.local_part.lower() == "postmaster":
-            return self.server_state.postmaster
-        return self.server_state.name(f"{path.local_part}@{path.domain}")  # not str(): names have no quotes
+            return ("postmaster", self.server_state.postmaster)
+        return (self.server_state.name(f"{path.local_part}@{path.domain}"),)  # not str(): names have no quotes
 
     def _data(self) -> smtp.Verdict:
         if self._relayed and self._hop is not None and self._hop.refusal is not None:

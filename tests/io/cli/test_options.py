@@ -206,6 +206,14 @@ def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> Non
     assert "unknown account: 'bob'" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
 
 
+def test_postmaster_setting_has_no_effect_beside_an_account_of_this_name() -> None:
+    users = ("--user", "alice:x", "--user", "postmaster:y")
+    says = "--postmaster has no effect: the account postmaster receives this mail."
+    assert says in read(*users, "--postmaster", "alice").warnings
+    for options in ((), ("--postmaster", "Postmaster@example.test")):
+        assert says not in read(*users, *options).warnings
+
+
 def test_postmaster_is_the_first_account_unless_named() -> None:
     users = (*USER, "--user", "bob:open poppy")
     assert read(*users).config.postmaster == "alice"

@@ -188,6 +188,29 @@ def test_postmaster_mail_goes_to_the_configured_mailbox(run: Run, path: str) -> 
     meet(run, client, postmaster="BOB@example.org")
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["postmaster", "PostMaster", "postmaster@example.test", '"PostMaster"@EXAMPLE.ORG', '"post\\master"@example.org'],
+)
+@pytest.mark.parametrize("configured", ["bob", None])
+def test_account_named_postmaster_gets_its_mail(run: Run, path: str, configured: str | None) -> None:
+    """The configured account is for servers without such an account."""
+    kept = server.Stores(
+        accounts=stores.MemoryAccounts({"bob": b"other", "Postmaster": b"mine"}),
+        maildrops=stores.MemoryMaildrops(),
+        outbox=stores.MemoryOutbox(),
+    )
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.mail("")
+            assert smtp.docmd("RCPT", f"TO:<{path}>")[0] == 250
+            smtp.data("x")
+        assert (len(served.mail_of("postmaster", "mine")), len(served.mail_of("bob", "other"))) == (1, 0)
+
+    meet(run, client, kept=kept, postmaster=configured)
+
+
 def test_postmaster_is_rejected_if_not_configured(run: Run) -> None:
     def client(served: Served) -> None:
         with served.smtp() as smtp:
