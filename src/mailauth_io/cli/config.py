@@ -504,7 +504,9 @@ def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) 
     if settings.grant_lifetime == 0:
         warnings.append("Grants are disabled: a POP3 login does not allow relaying.")
     if settings.grants.redis is not None and settings.grants.redis.password is not None:
-        warnings.append("The Redis password is on the command line, where other users can see it: use a password file.")
+        warnings.append(
+            "The Redis password is on the command line, where other users can see it: use --redis-password-file."
+        )
     if authenticator.timing_warning is not None:
         warnings.append(authenticator.timing_warning)
     if authenticator.salt_warning is not None and "SCRAM-SHA-256" in settings.mechanisms:
@@ -518,8 +520,12 @@ def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) 
         )
     if not (sasl.MD5_AVAILABLE or _NEED_MD5.isdisjoint(settings.mechanisms)):
         warnings.append("CRAM-MD5 and APOP are not available: this system does not allow MD5.")
-    if settings.tokens and "tokens" not in settings.places:
-        warnings.append("Tokens are on the command line, where other users can see them: for testing only.")
+    for name, what, instead in (
+        ("users", "Passwords", "use an accounts file (--accounts), or [accounts] users in a configuration file"),
+        ("tokens", "Tokens", "use [accounts] tokens in a configuration file"),
+    ):
+        if getattr(settings, name) and name not in settings.places:
+            warnings.append(f"{what} are on the command line, where other users can see them: {instead}.")
     own = isinstance(accounts, stores.MemoryAccounts) and "postmaster" in accounts.names
     if settings.postmaster is not None and own and settings.postmaster.partition("@")[0].lower() != "postmaster":
         warnings.append(f"{settings.names('postmaster')} has no effect: the account postmaster receives this mail.")

@@ -206,6 +206,26 @@ def test_postmaster_must_be_an_account(capfd: pytest.CaptureFixture[str]) -> Non
     assert "unknown account: 'bob'" in config_error(capfd, "serve", *USER, "--postmaster", "bob")
 
 
+def test_warning_about_secrets_on_the_command_line(tmp_path: Path) -> None:
+    """Other users can see them in the list of processes.  In a file they cannot, so there is no warning."""
+
+    def warned(*options: str) -> list[str]:
+        return [line for line in read(*options).warnings if "on the command line" in line]
+
+    users = (*USER, "--user", "bob:x")
+    (warning,) = warned(*users)
+    assert "--accounts" in warning
+    assert "[accounts] users" in warning
+    (_, warning) = warned(*USER, "--token", "alice:t0ken")
+    assert "[accounts] tokens" in warning
+    toml = tmp_path / "mailauth.toml"
+    toml.touch(mode=0o600)
+    toml.write_text('[accounts]\nusers = ["alice:open sesame"]\ntokens = ["alice:t0ken"]\n')
+    assert not warned("--config", str(toml))
+    assert len(warned("--config", str(toml), *USER)) == 1
+    assert not any("sesame" in warning or "t0ken" in warning for warning in read(*USER).warnings)
+
+
 def test_postmaster_setting_has_no_effect_beside_an_account_of_this_name() -> None:
     users = ("--user", "alice:x", "--user", "postmaster:y")
     says = "--postmaster has no effect: the account postmaster receives this mail."
