@@ -92,7 +92,7 @@ class ServerState:
         grant_service = None
         if config.grant_lifetime != 0:
             grants = _grants(config, stores.grants, clock)
-            grant_service = GrantService(grants, config.no_grants_from + config.proxy_from)
+            grant_service = GrantService(grants, config.no_grants_from + config.proxy_from, clock=clock)
         by_address = partial(limit_key, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
         return cls(
             config=config,
@@ -360,14 +360,15 @@ class ServerState:
     async def grant(self, session: str, address: str, identity: str, login_sequence: int) -> None:
         """Make a grant for *identity*, which has logged in by POP3 from *address*.
 
-        *login_sequence* is the sequence number of the start of the login.  If the store fails, the failure is logged,
-        and the login succeeds without a grant.  If the account has changed since *login_sequence*, no grant is made,
-        because the login may have used an old password.
+        *login_sequence* is the sequence number of the start of the login.  If a store fails, the failure is logged, and
+        the login succeeds without a grant; ``find_grant`` then returns UNAVAILABLE in its place.  If the account has
+        changed since *login_sequence*, no grant is made, because the login may have used an old password.
         """
         name = self.name(identity)
         if self.grant_service is None or not name:  # an interceptor may accept a name that no account can have
             return
         if not await self._refresh(session):
+            self.grant_service.note_not_stored(address, name)
             return
         try:
             if self._changed.get(name, 0) < login_sequence:

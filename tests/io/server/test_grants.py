@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import poplib
 import smtplib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import attrs
 import pytest
 
-from mailauth.grants import LIFETIME, Grant
+from mailauth.grants import LIFETIME, UNAVAILABLE, Grant, Lookup
 from mailauth_io import server, stores
 from mailauth_io.logs import Event
 from mailauth_io.server import _grant_service
 from mailauth_io.server._grant_service import MANY_IDENTITIES, GrantService
+from mailauth_io.stores.sqlite_grants import SqliteGrants
 from tests.io import loops
 from tests.io.grant_stores import on_both_loops as on_each_loop
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts, meet, on_both_loops
@@ -174,6 +179,162 @@ async def test_many_identities_at_one_address_are_logged_once(
             await grant_service.grant("s", f"192.0.2.{last}", f"user{number}")
     assert len(events(caplog, "many identities at one address")) == 4
     assert len(grant_service._warned) <= 2
+
+
+@attrs.define
+class Failing:
+    """A store that fails to store grants while *failing* is True, but finds those that it has."""
+
+    real: stores.Grants
+    failing: bool = True
+
+    @property
+    def settings(self) -> stores.GrantSettings:
+        return self.real.settings
+
+    async def grant(self, address: str, identity: str) -> int:
+        if self.failing:
+            raise OSError("disk full")
+        return await self.real.grant(address, identity)
+
+    async def find(self, address: str) -> Lookup:
+        return await self.real.find(address)
+
+    async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
+        return await self.real.revoke_identity(identity, older_than)
+
+    async def revoke_address(self, address: str) -> int:
+        return await self.real.revoke_address(address)
+
+    async def active(self) -> list[stores.ActiveGrant]:
+        return await self.real.active()
+
+    def close(self) -> None:
+        self.real.close()
+
+
+class FailingAccounts(stores.MemoryAccounts):
+    """Accounts that cannot be refreshed after *left* more times."""
+
+    left: int | None = None
+
+    async def refresh(self, *, at_once: bool = False) -> stores.Changes | None:
+        if self.left is not None:
+            if not self.left:
+                raise OSError("no answer")
+            self.left -= 1
+        return await super().refresh(at_once=at_once)
+
+
+ONE, OTHER = "2001:db8::1", "2001:db8::2"
+
+
+@contextlib.contextmanager
+def failing_service(clock: Clock) -> Iterator[tuple[Failing, GrantService]]:
+    store = Failing(stores.MemoryGrants(clock=clock))
+    yield store, GrantService(store, (ipaddress.ip_network("192.0.2.0/24"),), clock=clock)
+
+
+async def log_in(service: GrantService, address: str, identity: str = "alice") -> None:
+    with contextlib.suppress(OSError):
+        await service.grant("s", address, identity)
+
+
+@on_each_loop
+async def test_lookup_after_a_login_whose_grant_was_not_stored_is_unavailable(loop: loops.Loop) -> None:
+    """For the lifetime of the grant, and only for its address."""
+    with failing_service(clock := Clock()) as (_, service):
+        await log_in(service, ONE)
+        await log_in(service, "192.0.2.1")
+        for address in (OTHER, "192.0.2.1", ""):
+            assert await service.find(address) is None
+        clock.now += LIFETIME - 1
+        assert await service.find(ONE) is UNAVAILABLE
+        clock.now += 1
+        assert await service.find(ONE) is None
+        assert not service._not_stored
+
+
+@on_each_loop
+async def test_next_grant_of_the_address_ends_the_uncertainty(loop: loops.Loop) -> None:
+    with failing_service(Clock()) as (store, service):
+        await log_in(service, ONE)
+        store.failing = False
+        assert await service.find(ONE) is UNAVAILABLE
+        await log_in(service, ONE, "bob")
+        assert isinstance(await service.find(ONE), Grant)
+        await store.real.revoke_address(ONE)
+        assert await service.find(ONE) is None
+
+
+@on_each_loop
+async def test_older_grant_permits_although_the_next_one_was_not_stored(loop: loops.Loop) -> None:
+    with failing_service(Clock()) as (store, service):
+        await store.real.grant(ONE, "alice")
+        await log_in(service, ONE)
+        assert isinstance(await service.find(ONE), Grant)
+
+
+@on_each_loop
+async def test_grant_that_was_not_stored_can_be_revoked(loop: loops.Loop) -> None:
+    """After the account was removed, its mail is not deferred, but refused.  Later logins are not affected."""
+    with failing_service(clock := Clock()) as (_, service):
+        await log_in(service, ONE)
+        await log_in(service, OTHER, "bob")
+        clock.now += 60
+        await log_in(service, "2001:db8::3")
+        await service.revoke_identity("alice", 30.0)
+        found = [await service.find(address) for address in (ONE, OTHER, "2001:db8::3")]
+        assert found == [None, UNAVAILABLE, UNAVAILABLE]
+
+
+@on_each_loop
+async def test_table_of_grants_not_stored_is_bounded(loop: loops.Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_grant_service, "MAX_NOT_STORED", 2)
+    with failing_service(Clock()) as (_, service):
+        for address in (ONE, OTHER, ONE, "2001:db8::3"):
+            await log_in(service, address)
+        found = [await service.find(address) for address in (OTHER, ONE, "2001:db8::3")]
+        assert found == [None, UNAVAILABLE, UNAVAILABLE]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "accounts"])
+@on_both_loops
+def test_mail_of_a_login_without_its_grant_gets_451_and_not_550(
+    run: Run, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A 550 would bounce the mail of a user who has logged in.  The login itself succeeds.
+
+    The accounts are looked up again before the grant is made, which may fail too.
+    """
+    grants = Failing(SqliteGrants(tmp_path / "grants.db") if kind == "sqlite" else stores.MemoryGrants(), failing=False)
+    found = FailingAccounts({"alice": PASSWORD.encode()})
+
+    def reply(served: Served) -> int:
+        with served.smtp() as smtp:
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt("alice@example.test")[0] == 250
+            return smtp.rcpt("bob@far.test")[0]
+
+    def client(served: Served) -> None:
+        assert reply(served) == 550
+        if kind == "accounts":
+            found.left = 1  # for the check of the password
+        else:
+            grants.failing = True
+        served.log_in().quit()
+        grants.failing, found.left = False, None
+        assert reply(served) == 451
+        served.log_in().quit()
+        assert reply(served) == 250
+
+    kept = server.Stores(
+        accounts=found, maildrops=stores.MemoryMaildrops(), outbox=stores.MemoryOutbox(), grants=grants
+    )
+    meet(run, client, kept=kept, postmaster=None)
+    grants.close()
+    (fields,) = events(caplog, "store failed")
+    assert fields["part"] == ("accounts" if kind == "accounts" else "grants")
 
 
 class StoreTimeout(stores.MemoryGrants):
