@@ -211,11 +211,13 @@ class Listener(adapters.Listener):
             else:
                 self._tasks.add(loop.create_task(self.handle(stream, session, build)))
 
+        # If create_server() itself started to listen, a cancellation during its last step would leave the sockets open.
         self._server = await loop.create_server(
-            lambda: _Stream(loop, self.limits, made), host, port, reuse_port=reuse_port
+            lambda: _Stream(loop, self.limits, made), host, port, reuse_port=reuse_port, start_serving=False
         )
-        self.address, self.port = self._server.sockets[0].getsockname()[:2]
         try:
+            self.address, self.port = self._server.sockets[0].getsockname()[:2]
+            await self._server.start_serving()
             yield
         finally:
             await self.aclose()
@@ -230,20 +232,38 @@ class Listener(adapters.Listener):
         return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
 
     def stop_accepting(self) -> None:
-        self._server.close()
-        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + self.grace)
+        loop = asyncio.get_running_loop()
+        for each in self._server.sockets:
+            with contextlib.suppress(NotImplementedError):  # not on the loop of Windows
+                loop.remove_reader(each)
+        # asyncio accepts a connection in one turn of the loop and makes its transport in the next.  If the server is
+        # closed in between, asyncio leaves the connection open.
+        loop.call_soon(self._server.close)
+        self._deadline = min(self._deadline, loop.time() + self.grace)
 
     async def aclose(self) -> None:
         self.shut_down()
         try:
+            await asyncio.sleep(0)  # until the server is closed
             if self._tasks:
                 left = self._deadline - asyncio.get_running_loop().time()
                 await asyncio.wait(self._tasks, timeout=max(left, 0.0))
         finally:
-            for task in self._tasks:
-                task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+            await self._cancel_sessions()
+
+    async def _cancel_sessions(self) -> None:
+        """Cancel the sessions that have not ended, and wait for them, as on trio, even if the caller is cancelled."""
+        cancelled: asyncio.CancelledError | None = None
+        left = set(self._tasks)
+        for task in left:
+            task.cancel()
+        while left:
+            try:
+                _, left = await asyncio.wait(left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
 
 async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:
