@@ -113,7 +113,9 @@ class RenewingContext(ssl.SSLContext):
     def _warn(self) -> None:
         now = self._clock()
         found = None if self.certificate is None else validity(self.certificate)
-        if found is None or found.not_after - now > WARNING_DAYS * _DAY or now - self._warned < _DAY:
+        if found is None or found.not_after - now > WARNING_DAYS * _DAY:
+            return
+        if abs(now - self._warned) < _DAY:  # abs(): the clock may have been set back since the last warning
             return
         self._warned = now
         when = f"expires on {day(found.not_after)}" if now <= found.not_after else f"expired on {day(found.not_after)}"

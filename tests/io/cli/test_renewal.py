@@ -300,3 +300,13 @@ def test_near_certificate_expiry_is_logged_once_a_day(files: Files, caplog: pyte
     assert [line.split(" warning=")[0] for line in told] == ["WARNING certificate"] * 3
     assert [" expires on " in line for line in told] == [True, True, False]
     assert " expired on " in told[2]
+
+
+def test_expiry_warning_is_repeated_after_the_clock_was_set_back(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first warning was logged while the clock was ten years ahead."""
+    for days in (-3650, 5, 4.9, 3):
+        files.clock.now = NOW + (90 - days) * DAY
+        files.context.check_files()
+    assert [" expires on " in line for line in warnings(caplog)] == [False, True, True]
