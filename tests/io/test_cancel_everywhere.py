@@ -16,7 +16,7 @@ import attrs
 import pytest
 import trio
 
-from mailauth import pop3, smtp
+from mailauth import ACCEPT, Question, pop3, smtp
 from mailauth_io import client, server, stores
 from mailauth_io.adapters import AsyncServerConnection, Listener
 from mailauth_io.server._state import ServerState
@@ -99,12 +99,17 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Interrupted:
     return made
 
 
-def talk(port: int | None, lines: tuple[bytes, ...]) -> list[bytes]:
-    """Send each of *lines* after the reply to the last one.  Return the replies until the server closes."""
+def talk(port: int | None, lines: tuple[bytes, ...], tls: bool = False) -> list[bytes]:
+    """Send each of *lines* after the reply to the last one.  Return the replies until the server closes.
+
+    With *tls*, start with a handshake.
+    """
     heard: list[bytes] = []
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port or 0), timeout=TIMEOUT))
         try:
+            if tls:
+                connection = stack.enter_context(client_context().wrap_socket(connection, server_hostname="127.0.0.1"))
             heard.append(hear(connection))
             for line in lines:
                 connection.sendall(line)
@@ -323,6 +328,47 @@ async def test_server_that_is_interrupted_while_it_starts_or_stops_leaves_nothin
         assert kept.budget.free == kept.budget.size
 
     assert await at_every_suspension(scenario) >= 8
+
+
+@on_both_loops
+@pytest.mark.parametrize("tls", [False, True])
+async def test_session_goes_on_after_a_call_that_was_cancelled_while_it_read(loop: loops.Loop, tls: bool) -> None:
+    """No input is lost.  If the call was cancelled while it wrote, the connection is closed."""
+    lines = (*SUBMISSION[:1], *SUBMISSION[4:7], *SUBMISSION[8:])
+    codes = [b"220", b"250", b"250", b"250", b"250", b"354", b"250", b"221"]
+
+    async def scenario(interruption: Interruption) -> None:
+        aborted = False
+
+        async def session(connection: AsyncServerConnection[smtp.ServerEvent]) -> None:
+            nonlocal aborted
+
+            async def receive() -> smtp.ServerEvent | str:
+                return await anext(connection, "the end")
+
+            try:
+                while (event := await interruption.run(receive)) != "the end":
+                    match event:
+                        case smtp.Connected() | smtp.Mail() | smtp.Rcpt() | smtp.Data():
+                            connection.answer(event, ACCEPT)
+                        case smtp.MessageComplete():
+                            connection.answer(event, ACCEPT)
+                        case Question():
+                            connection.decline(event)
+                        case _:
+                            pass
+            except ConnectionAbortedError:
+                aborted = True
+
+        async with loop.adapter.serve_smtp(
+            session, smtp.ServerSettings(), ssl_context=server_context(), implicit_tls=tls, grace=TIMEOUT
+        ) as listener:
+            heard = await loop.in_thread(talk, listener.port, lines, tls)
+        assert [line[:3] for line in heard] == codes[: len(heard)]
+        assert aborted or len(heard) == len(codes)
+        assert interruption.happened or not aborted
+
+    assert await at_every_suspension(scenario) >= 7
 
 
 @on_both_loops
