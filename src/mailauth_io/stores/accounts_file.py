@@ -16,6 +16,7 @@ from .._checks import check_function, check_type
 from .._private_file import AccountsError, read_private
 from .._workers import FILES
 from .credentials import CredentialError, read_credential
+from .grants import boot_time
 from .protocols import Account
 
 INTERVAL: Final = 1.0
@@ -68,7 +69,8 @@ def _account(line: bytes, where: str) -> Account:
 class AccountsFile:
     """A passwd-file that is read again when it has changed.
 
-    *clock* returns seconds since 1970, which are compared with the file's times.  *stat* is ``os.stat`` or a stand-in.
+    *clock* returns seconds since 1970, which are compared with the file's times.  *monotonic* is a monotonic clock in
+    seconds, which shows whether *clock* has been set meanwhile.  *stat* is ``os.stat`` or a stand-in.
 
         file = stores.AccountsFile(Path("users"))
         accounts = stores.MemoryAccounts(file=file, domains={"example.org"})
@@ -79,19 +81,25 @@ class AccountsFile:
         path: Path,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = boot_time,
         stat: Callable[[Path], os.stat_result] = os.stat,
     ) -> None:
         """Raises TypeError for an argument of a wrong type."""
         check_type("path", path, Path)
         check_function("clock", clock)
+        check_function("monotonic", monotonic)
         check_function("stat", stat)
         self.path = path
         self._clock = clock
+        self._monotonic = monotonic
         self._stat = stat
         self._read: Signature | None = None  # of the file when its content was last read
         self._reported: tuple[Signature | None, str] | None = None  # the last failed attempt to read it
         self._checked_at = clock()
         self._reading = False
+        # The difference of the two clocks, which changes when the wall clock is set: at the last check that found the
+        # file unchanged, and at the last such check before its current content was written.
+        self._offset = self._offset_before_change = self._current_offset()
 
     def read(self) -> list[Account]:
         """Read the accounts now.  Raises AccountsError as ``read_passwd_file`` does."""
@@ -113,7 +121,10 @@ class AccountsFile:
         seen: Signature | None = None
         try:
             seen = await self._run(self._signature)
-            if seen == self._read or (seen is not None and abs(now - seen[0] / 1e9) < MIN_FILE_AGE and not at_once):
+            if seen == self._read:
+                self._offset = self._current_offset()
+                return None
+            if seen is not None and abs(now - seen[0] / 1e9) < MIN_FILE_AGE and not at_once:
                 return None
             accounts = await self._run(read_passwd_file, self.path)
             if await self._run(self._signature) != seen:
@@ -127,6 +138,7 @@ class AccountsFile:
         finally:
             self._reading = False
         self._read, self._reported = seen, None
+        self._offset_before_change = self._offset
         return accounts
 
     async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -138,11 +150,17 @@ class AccountsFile:
 
     @property
     def in_force(self) -> float:
-        """A lower bound of the seconds for which all processes that read this file have used its current content."""
-        if self._read is None:
+        """A lower bound of the seconds for which all processes that read this file have used its current content.
+
+        It is 0 if the wall clock may have been set since the content was written.
+        """
+        if self._read is None or abs(self._current_offset() - self._offset_before_change) > SLACK:
             return 0.0
         _, changed, *_ = self._read  # ctime: a copied file may keep the mtime of the original
         return max(0.0, self._clock() - changed / 1e9 - (INTERVAL + MIN_FILE_AGE + SLACK))
+
+    def _current_offset(self) -> float:
+        return self._clock() - self._monotonic()
 
     def _signature(self) -> Signature | None:
         try:

@@ -361,7 +361,11 @@ def test_late_refresh_keeps_grant_made_with_the_new_password(run: Run, tmp_path:
     path.write_text(WRITTEN)
     grants = stores.MemoryGrants(clock=clock)
     one, other = (
-        ServerState.of(server.Config(), behind(MemoryAccounts(file=AccountsFile(path, clock=clock)), grants), clock)
+        ServerState.of(
+            server.Config(),
+            behind(MemoryAccounts(file=AccountsFile(path, clock=clock, monotonic=clock)), grants),
+            clock,
+        )
         for _ in range(2)
     )
 
@@ -373,6 +377,29 @@ def test_late_refresh_keeps_grant_made_with_the_new_password(run: Run, tmp_path:
         await other.grant("s", "192.0.2.1", "alice", other.next_sequence())
         clock.now += 60
         assert isinstance(await one.find_grant("s", "192.0.2.1"), Grant)
+
+    run(main)
+
+
+@on_both_loops
+@pytest.mark.parametrize("step", [3600.0, -3600.0, 315_576_000.0])
+def test_grant_of_a_removed_account_is_revoked_if_the_wall_clock_was_set(run: Run, tmp_path: Path, step: float) -> None:
+    """The age of the file by the wall clock would be wrong by an hour: the grant would seem to be later."""
+    path, wall, boot = tmp_path / "users", Clock(time.time()), Clock()
+    path.touch(mode=0o600)
+    path.write_text(WRITTEN)
+    state = ServerState.of(
+        server.Config(),
+        behind(MemoryAccounts(file=AccountsFile(path, clock=wall, monotonic=boot)), stores.MemoryGrants(clock=boot)),
+        boot,
+    )
+
+    async def main() -> None:
+        await state.grant("s", "192.0.2.1", "alice", state.next_sequence())
+        path.write_text(WRITTEN.replace("alice:", "alison:"))
+        boot.now += 60
+        wall.now += 60 + step
+        assert await state.find_grant("s", "192.0.2.1") is None
 
     run(main)
 
