@@ -31,7 +31,7 @@ from mailauth_io.on_asyncio import AsyncClientConnection, AsyncServerConnection,
 HELLO = smtp.Hello(domain="localhost")
 SETTINGS = smtp.ServerSettings(eight_bit_mime=False)  # the next hop may not offer it
 
-ABOUT_THE_RELAY = {421, 503, 530, 534, 535, 538}
+ABOUT_THE_RELAY = {421, 503, 521, 523, 524, 525, 530, 534, 535, 538}
 """Reply codes that reject the relay, for example because it must log in.  The message must not bounce for them."""
 
 

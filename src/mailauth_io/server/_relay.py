@@ -58,9 +58,14 @@ _TOO_MANY_RECIPIENTS: Final = (552, "5.5.3")
 """An old code for a temporary failure: the client should send the rest in another transaction (RFC 5321 section
 4.5.3.1.10).  Without the enhanced status code, 552 may mean that the mailbox is full."""
 
-_SERVER_FAULT_CODES: Final = frozenset({503, 530, 534, 535, 538})
-"""Reply codes that report a problem with this server's commands or login, not with the mail.  They must not cause a
-bounce."""
+_SERVER_FAULT_CODES: Final = frozenset({503, 521, 523, 524, 525, 530, 534, 535, 538})
+"""Permanent reply codes that report a problem with this server's session or login, not with the mail: the commands are
+out of order (503), the next hop accepts no mail at all (521, RFC 7504), and those for TLS and logins (RFC 4954 section
+6, and the registry of RFC 5248).  They must not cause a bounce."""
+
+_SERVER_FAULT_STATUS: Final = frozenset({"5.7.8", "5.7.9", "5.7.10", "5.7.11", "5.7.12", "5.7.13"})
+"""The same as enhanced status codes, which may come with another code such as 550 (RFC 4954 section 6, and the registry
+of RFC 5248)."""
 
 
 class _ConnectionLost(Exception):
@@ -179,7 +184,7 @@ class RelayConnection:
                 self._open = None
                 early = await self._has_spoken()
                 with fail_after(timeouts.final_reply):
-                    reply = await self._ask_next_hop(smtp.MessageComplete())
+                    reply = self._check_about_mail(await self._ask_next_hop(smtp.MessageComplete()))
                 if early:  # it may reject the message before its end, as Exim does, but cannot accept it
                     if reply.positive:
                         raise _ConnectionLost(f"replied {reply.code} before the end of the message")
@@ -396,10 +401,13 @@ class RelayConnection:
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
         await self._check_silence()
-        reply = await self._ask_next_hop(command)
+        return self._check_about_mail(await self._ask_next_hop(command))
+
+    def _check_about_mail(self, reply: smtp.Reply) -> smtp.Reply:
+        """Return *reply*, unless it is about this server instead of the mail."""
         if reply.code == 530:
             self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
-        if reply.code in _SERVER_FAULT_CODES:
+        if reply.code in _SERVER_FAULT_CODES or reply.enhanced_status_code in _SERVER_FAULT_STATUS:
             raise _ConnectionLost(f"refuses mail from this server: {reply}")
         return reply
 

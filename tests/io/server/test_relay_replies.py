@@ -8,8 +8,9 @@ from collections.abc import Iterable
 import pytest
 
 from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, logged_in, relay_to, send
-from tests.io.scripted_hop import ScriptedHop
+from tests.io.scripted_hop import Break, ScriptedHop
 from tests.io.server_support import Run, Served, on_both_loops
+from tests.io.tls import client_context
 
 pytestmark = on_both_loops
 
@@ -200,3 +201,72 @@ def test_message_is_not_accepted_before_its_end(run: Run, said: bytes, reads: bo
     with hop.listening():
         run(lambda: relay_to(hop.port, client, **IN_CLEAR))
     assert hop.messages == []
+
+
+ABOUT_THE_SERVER = [
+    "503 5.5.1 bad sequence of commands",
+    "521 5.3.2 this server accepts no mail",
+    "523 encryption needed",
+    "524 5.7.11 encryption required for this mechanism",
+    "525 5.7.13 account disabled",
+    "530 5.7.0 authentication required",
+    "534 5.7.9 mechanism too weak",
+    "535 5.7.8 authentication credentials invalid",
+    "538 5.7.11 encryption required",
+    "550 5.7.8 login expired",
+    "554 5.7.13 account disabled",
+    "530-5.7.57 client not authenticated\r\n530 5.7.57 to send mail",
+]
+"""Permanent replies that are about this server's session, TLS or login."""
+
+
+@pytest.mark.parametrize("said", ABOUT_THE_SERVER)
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "."])
+def test_reply_about_this_server_never_makes_mail_bounce(run: Run, verb: str, said: str) -> None:
+    """The client gets 451 at each step, also after the content, and the next transaction has a new connection."""
+    hop = ScriptedHop(replies={verb: f"{said}\r\n".encode()})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            replies = send(smtp, LOCAL, FAR)
+            step = 1 if verb in ("MAIL", "RCPT") else 2
+            assert replies[step] == "451 4.4.1 next hop unavailable, try again later"
+            assert len(served.mail_of("alice")) == (step == 1)  # local recipients get the message without the others
+            del hop.replies[verb]
+            assert send(smtp, LOCAL, FAR)[-1].startswith("250")
+
+    with hop.listening():
+        run(lambda: relay_to(hop.port, client, **IN_CLEAR))
+    assert len(hop.clear) == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "432 4.7.12 password transition needed",
+        "454 4.7.1 relay access denied",
+        "501 5.1.7 bad sender address",
+        "504 5.5.2 need fully-qualified address",
+        "550 5.7.1 relaying denied",
+        "550 5.7.26 not authenticated by SPF",
+        "554 5.7.14 trust relationship required",
+        "556 5.1.10 domain accepts no mail",
+    ],
+)
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "."])
+def test_reply_that_is_temporary_or_about_the_mail_is_passed_on(run: Run, verb: str, said: str) -> None:
+    assert said in relayed(run, verb, said)
+
+
+def test_reply_530_to_the_message_makes_next_transaction_try_starttls(run: Run) -> None:
+    hop = ScriptedHop(Break.CLOSED, replies={".": b"530 5.7.0 use STARTTLS\r\n"})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert send(smtp, FAR)[-1].startswith("451 4.4.1")
+            hop.replies.clear()
+            assert send(smtp, FAR)[-1].startswith("250")
+
+    with hop.listening():
+        run(lambda: relay_to(hop.port, client, tls_required=False, ssl_context=client_context()))
+    assert [verbs[:2] for verbs in hop.commands()] == [["EHLO", "STARTTLS"], ["EHLO", "MAIL"]] * 2
