@@ -253,6 +253,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "clear_text_login": "flag",
             "mechanism": "text or None",
             "strict_syntax": "flag",
+            "max_sessions": "count",
             "timeouts": "object",
         },
     ),
@@ -260,7 +261,9 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
     (
         server.Timeouts,
         {},
-        dict.fromkeys(("recipient", "connect", "data", "block", "final_reply", "idle", "quit", "check"), "finite"),
+        dict.fromkeys(
+            ("recipient", "session", "connect", "data", "block", "final_reply", "idle", "quit", "check"), "finite"
+        ),
     ),
     (server.FailedLogins, {}, {"longest": "delay", "max_addresses": "count", "key": "function"}),
     (

@@ -59,6 +59,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
             login=login,
             clear_text_login=settings.relay_clear_text_login,
             mechanism=settings.relay_mechanism,
+            max_sessions=settings.relay_sessions,
             strict_syntax=settings.strict,
         )
     except ValueError as error:  # of the login: the other values have been checked

@@ -133,6 +133,10 @@ class Settings:
         help="the only mechanism for the login at the relay, such as PLAIN (default: the strongest that it offers, and "
         "up to two others if it refuses that one)",
     )  # fmt: skip
+    relay_sessions: int = options.value(
+        "relay", "sessions", "--relay-sessions", parsers.number(1, 10**6, "number of sessions"), default=20, kind=int,
+        metavar="N", help="maximum number of simultaneous sessions with the relay, shared fairly between addresses",
+    )  # fmt: skip
 
     accounts: Path | None = options.path(
         "accounts", "file", "--accounts", metavar="FILE",

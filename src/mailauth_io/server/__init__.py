@@ -9,6 +9,7 @@ from ._log import LOGGER
 from ._offer import MECHANISMS, login_problem, without_tls
 from ._relay import check_next_hop
 from ._serve import serve
+from ._session_limiter import SessionLimiter
 from .authenticator import Authenticator
 from .config import PORTS, Config, RunningServer, Stores
 from .interceptors import (
@@ -49,6 +50,7 @@ __all__ = [
     "PolicyService",
     "ReceivedMessage",
     "RunningServer",
+    "SessionLimiter",
     "SessionView",
     "Stores",
     "Timeouts",

@@ -43,6 +43,7 @@ from ._log import log
 from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
+BUSY: Final = smtp.Reply(451, "4.3.2", "too many sessions with the next hop, try again later")
 NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
 TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the next hop")
 
@@ -96,6 +97,7 @@ class RelayConnection:
 
     __slots__ = (
         "_client",
+        "_client_key",
         "_clock",
         "_connection",
         "_has_recipient",
@@ -103,15 +105,23 @@ class RelayConnection:
         "_host_name",
         "_mail",
         "_open",
+        "_place",
         "_session",
         "_seven_bits",
         "_used",
         "refusal",
     )
 
-    def __init__(self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
-        """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds."""
+    def __init__(
+        self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float], client: object = ""
+    ) -> None:
+        """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds.
+
+        *client* is the ``mailauth.addresses.limit_key`` of the client's address, empty for the server itself.
+        """
         self._hop = hop
+        self._client_key = client
+        self._place = False  # the connection counts for hop.sessions
         self._host_name = host_name
         self._session = session
         self._clock = clock
@@ -132,7 +142,7 @@ class RelayConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            await self._send_quit()
+            await self.close()
         else:
             self._abort()
 
@@ -146,11 +156,13 @@ class RelayConnection:
             self.refusal = None
         if self.refusal is not None:
             return self.refusal
+        self._hop.sessions.mark_busy(self.close)
         try:
             with fail_after(self._hop.timeouts.recipient):
                 if self._open is not mail:
                     self.refusal = await self._open_transaction(mail)
                     if self.refusal is not None:
+                        self.end_transaction()
                         return self.refusal
                 reply = await self._ask_about_mail(smtp.Rcpt(forward_path=path))
         except _FAILURES as error:
@@ -161,6 +173,14 @@ class RelayConnection:
         if self._has_recipient and (reply.code, reply.enhanced_status_code) == _TOO_MANY_RECIPIENTS:
             return _client_reply(attrs.evolve(reply, enhanced_status_code="4.5.3"), code=452)
         return _client_reply(reply)
+
+    def end_transaction(self) -> None:
+        """Report that the client's transaction has ended, or needs the next hop no more.
+
+        If another session waits, it may close this connection now.
+        """
+        if self._client is not None:
+            self._hop.sessions.mark_idle(self.close, self._client_key)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Send the message to the next hop; return when it has replied 250.
@@ -199,7 +219,7 @@ class RelayConnection:
     async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
         """Send MAIL over the existing connection or a new one; return the reply that rejects it, or None."""
         if self._client is not None and self._clock() - self._used > self._hop.timeouts.idle:
-            await self._send_quit()
+            await self.close()
         if self._client is not None:
             try:
                 await self._check_silence()
@@ -243,20 +263,25 @@ class RelayConnection:
             self._abort()
 
     async def connect(self) -> None:
-        """Connect, start TLS and log in.
+        """Wait for a place among the sessions with the next hop, connect, start TLS and log in.
 
         Raises an exception that ``reason()`` describes; the caller must then abort the connection.  If TLS is optional
         and STARTTLS fails, connect once more and stay in clear text (RFC 7435 section 3).  Neither mail nor a login
         has been sent by then.
         """
         hop = self._hop
+        try:
+            await hop.sessions.acquire(self._client_key, hop.timeouts.session)
+        except TimeoutError:
+            raise _ConnectionLost("too many sessions (max_sessions)", BUSY) from None
+        self._place = True
         in_clear = not hop.needs_tls and hop.tls_failure.is_recent(self._clock())
         try:
             await self._connect(in_clear=in_clear)
         except _StartTlsFailed as error:
             if hop.needs_tls:
                 raise error.cause from error.cause.__cause__
-            self._abort()
+            self._disconnect()
             hop.tls_failure.record(self._clock())
             self._log(logging.WARNING, "next hop without TLS", reason=reason(error.cause))
             await self._connect(in_clear=True)
@@ -335,7 +360,7 @@ class RelayConnection:
                 self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
                 await client.start(client_name=self._host_name)
             except (OSError, ClientError, RemoteProtocolError) as error:
-                self._abort()
+                self._disconnect()
                 if not isinstance(failure, ServerRejected):
                     failure = error
             else:
@@ -436,17 +461,37 @@ class RelayConnection:
         log(level, Event(event, fields), repeatable=repeatable)
 
     def _abort(self) -> None:
+        """Close the connection at once, and release its place."""
+        self._disconnect()
+        if self._place:
+            self._place = False
+            self._hop.sessions.mark_busy(self.close)
+            self._hop.sessions.release(self._client_key)
+
+    def _disconnect(self) -> None:
+        """Close the connection at once, and keep its place for another connection."""
         client, self._client, self._connection, self._open = self._client, None, None, None
         if client is not None:
             client.abort()
 
-    async def _send_quit(self) -> None:
-        """Send QUIT and close the connection, within the timeout for it."""
+    async def close(self) -> None:
+        """Send QUIT and close the connection, within the timeout for it.
+
+        Another task may call it while the connection is idle: this object then has no connection any more.
+        """
+        if self._client is None:
+            self._abort()
+            return
         client, self._client, self._connection, self._open = self._client, None, None, None
-        if client is not None:
+        self._place = False
+        self._hop.sessions.mark_busy(self.close)
+        try:
             with contextlib.suppress(*_FAILURES):
                 with fail_after(self._hop.timeouts.quit):
                     await client.aclose()
+        finally:
+            client.abort()
+            self._hop.sessions.release(self._client_key)
 
 
 class _RelayedMessage:

@@ -12,7 +12,17 @@ import attrs
 
 from mailauth import LocalProtocolError, Tls, sasl
 
-from .._checks import check_choice, check_client_context, check_number, check_port, check_text, check_type, field
+from .._checks import (
+    check_choice,
+    check_client_context,
+    check_integer,
+    check_number,
+    check_port,
+    check_text,
+    check_type,
+    field,
+)
+from ._session_limiter import SessionLimiter
 
 
 @attrs.frozen(kw_only=True)
@@ -24,8 +34,12 @@ class Timeouts:
     Fields:
 
     recipient
-        For everything that one RCPT of the client can cause: connection, TLS, login, MAIL and RCPT.  The client
-        waits meanwhile, and should do so for at least five minutes (RFC 5321 section 4.5.3.2.3).
+        For everything that one RCPT of the client can cause: the wait for a session, connection, TLS, login, MAIL
+        and RCPT.  The client waits meanwhile, and should do so for at least five minutes (RFC 5321 section
+        4.5.3.2.3).
+    session
+        For the wait until another session with the next hop is possible (*max_sessions* of NextHop).  No RFC gives a
+        number.  It must be much less than *recipient*, because a mail loop through other servers ends with it.
     connect
         For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next
         address is tried.  30 seconds is the default of Postfix (smtp_connect_timeout).
@@ -51,6 +65,8 @@ class Timeouts:
     """
 
     recipient: float = attrs.field(default=270.0, validator=field(check_number))
+
+    session: float = attrs.field(default=30.0, validator=field(check_number))
 
     connect: float = attrs.field(default=30.0, validator=field(check_number))
 
@@ -234,6 +250,10 @@ class NextHop:
     strict_syntax
         Treat replies that break the grammar in a harmless way as errors, which the client sees as 451;
         docs/tolerance.md lists what is accepted otherwise.
+    max_sessions
+        The maximum number of concurrent sessions with the next hop.  20 is the default of Postfix
+        (default_destination_concurrency_limit).  An address may have as many as it leaves free, so at most half of
+        them.
     timeouts
         The seconds to wait for the server.
 
@@ -264,7 +284,15 @@ class NextHop:
 
     strict_syntax: bool = attrs.field(default=False, validator=field(check_type, bool))
 
+    max_sessions: int = attrs.field(default=20, validator=field(check_integer, 1))
+
     timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
+
+    sessions: SessionLimiter = attrs.field(
+        default=attrs.Factory(lambda self: SessionLimiter(self.max_sessions), takes_self=True),
+        init=False, eq=False, repr=False,
+    )  # fmt: skip
+    """Counts the sessions with the next hop."""
 
     tls_failure: TlsFailure = attrs.field(factory=TlsFailure, init=False, eq=False, repr=False)
 

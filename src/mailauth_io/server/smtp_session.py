@@ -70,7 +70,11 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._hop: RelayConnection | None = None
         if isinstance(outbox, NextHop):
             outbox = self._hop = RelayConnection(
-                outbox, host_name=server_state.config.domains[0], session=self.id, clock=server_state.clock
+                outbox,
+                host_name=server_state.config.domains[0],
+                session=self.id,
+                clock=server_state.clock,
+                client=server_state.limit_key(connection.peer.address),
             )
         self._outbox: Outbox = outbox
         self._begin(smtp.Mail(reverse_path=None))
@@ -135,6 +139,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     answer(question, ACCEPT)
                 case smtp.Hello():
                     self._hello = event
+                    self.release_resources()
+                case smtp.Rset():
+                    self.release_resources()
                 case sasl.AuthenticationStarted():
                     self.start_login()
                 case sasl.Authenticated():
@@ -341,7 +348,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
         )
 
     def release_resources(self) -> None:
-        """Release the memory of the current message."""
+        """Release the memory of the current message, and the connection to the next hop for other sessions."""
+        if self._hop is not None:
+            self._hop.end_transaction()
         content, self._content = self._content, None
         if content is not None:
             content.release()
