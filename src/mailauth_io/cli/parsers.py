@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _NEXT_HOP = re.compile(r"(smtps?)://(?:([^:/?#\s]+)@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?")
+_LOCALHOST = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,4096}=*")
 
 
@@ -248,6 +249,18 @@ class NextHopUrl:
     port: int
     implicit_tls: bool
     user: str | None
+
+    def names(self, address: str) -> bool:
+        """Return whether the host is certainly a server that listens on the IP address *address*."""
+        listening = ipaddress.ip_address(address)
+        try:
+            local = self.host.removesuffix(".").lower() == "localhost"
+            found = _LOCALHOST if local else (ipaddress.ip_address(self.host),)
+        except ValueError:  # another name: the connection test when the server starts finds out
+            return False
+        if listening.is_unspecified:
+            return any(each.version == listening.version and (each.is_loopback or each == listening) for each in found)
+        return listening in found
 
 
 def next_hop(text: str) -> NextHopUrl:

@@ -14,9 +14,6 @@ from .parsers import NextHopUrl
 from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
 
 _NEEDS_URL: Final = ("relay_password_file", "relay_ca", "relay_tls", "relay_clear_text_login", "relay_mechanism")
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_ALSO: Final = {"127.0.0.1": ("localhost",), "::1": ("localhost",), "0.0.0.0": _LOOPBACK, "::": _LOOPBACK}
-"""Other names of an address that the server listens on."""
 
 
 def next_hop(settings: Settings) -> server.NextHop | None:
@@ -31,8 +28,7 @@ def next_hop(settings: Settings) -> server.NextHop | None:
         raise settings.config_error(
             "relay_to", f"cannot be combined with an outbox; remove one of {settings.names('relay_to', 'outbox')}"
         )
-    ourselves = {name for host in settings.hosts for name in (host, *_ALSO.get(host, ()))}
-    if url.host.removesuffix(".") in ourselves and url.port in (settings.smtp, settings.smtps):
+    if url.port in (settings.smtp, settings.smtps) and any(url.names(host) for host in settings.hosts):
         raise settings.config_error(
             "relay_to", "is this server itself, which would cause a mail loop; use the address of another server"
         )
@@ -123,6 +119,8 @@ def warnings(settings: Settings) -> list[str]:
     if url is None or hop is None:
         return []
     lines = [f"Remote mail is relayed to {hop}."]
+    if url.host.removesuffix(".").lower() in settings.domains and url.port in (settings.smtp, settings.smtps):
+        lines.append("The relay has the name and a port of this server: if it is this server, remote mail gets 451.")
     if hop.ssl_context is None:
         lines.append("Remote mail is relayed in clear text, without TLS.")
         if hop.login is not None:

@@ -349,12 +349,14 @@ class SmtpClient:
 
     async def start(
         self, *, tls: TlsMode = "implicit", login: LoginLike | None = None, client_name: str | None = None
-    ) -> None:
-        """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Raises ClientError.
+    ) -> smtp.Reply:
+        """Receive the greeting, start TLS if *tls* is ``"starttls"``, and log in.  Return the greeting.
 
-        *client_name* is the domain or address literal sent with EHLO; None is the name of this host.
+        *client_name* is the domain or address literal sent with EHLO; None is the name of this host.  Raises
+        ClientError.
         """
-        self._check(await self._reply(), "the connection")
+        greeting = await self._reply()
+        self._check(greeting, "the connection")
         await self.hello(client_name)
         if tls == "starttls":
             if "STARTTLS" not in self.extensions:
@@ -364,6 +366,7 @@ class SmtpClient:
         login = to_login(login)
         if login is not None:
             await self._session.log_in(login)
+        return greeting
 
     async def hello(self, client_name: str | None = None) -> None:
         """Send EHLO, or HELO to a server that does not know EHLO.  Raises ServerRejected if both are rejected."""

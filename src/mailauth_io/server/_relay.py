@@ -44,6 +44,7 @@ from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
 BUSY: Final = smtp.Reply(451, "4.3.2", "too many sessions with the next hop, try again later")
+LOOP: Final = smtp.Reply(451, "4.4.6", "mail loop: the next hop is this server")
 NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
 TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the next hop")
 
@@ -358,12 +359,14 @@ class RelayConnection:
                 connection, machine = await self._open_connection(address)
                 self._connection = connection
                 self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
-                await client.start(client_name=self._host_name)
+                greeting = await client.start(client_name=self._host_name)
             except (OSError, ClientError, RemoteProtocolError) as error:
                 self._disconnect()
                 if not isinstance(failure, ServerRejected):
                     failure = error
             else:
+                if hop.token in greeting.text:
+                    raise _ConnectionLost("it is this server, so that mail would loop", LOOP)
                 return client, connection
         raise failure or OSError(f"no address found for {hop.host}")
 

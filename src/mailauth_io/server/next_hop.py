@@ -288,6 +288,10 @@ class NextHop:
 
     timeouts: Timeouts = attrs.field(factory=Timeouts, validator=field(check_type, Timeouts))
 
+    token: str = attrs.field(factory=lambda: secrets.token_hex(16), init=False, eq=False, repr=False)
+    """Random text in the greetings of the server that relays to this next hop.  If the next hop has it in its own
+    greeting, it is that server.  It is public."""
+
     sessions: SessionLimiter = attrs.field(
         default=attrs.Factory(lambda self: SessionLimiter(self.max_sessions), takes_self=True),
         init=False, eq=False, repr=False,

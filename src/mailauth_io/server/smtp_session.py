@@ -135,7 +135,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     | sasl.Authorize()
                 ) as question:
                     await self.answer_login(question)
-                case smtp.Connected() | smtp.StartTls() as question:
+                case smtp.Connected() as question:
+                    connection.answer(question, self._greeting())
+                case smtp.StartTls() as question:
                     answer(question, ACCEPT)
                 case smtp.Hello():
                     self._hello = event
@@ -211,6 +213,17 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 self._accepted.append(asked)
             verdict = self._reply or ACCEPT
         self.connection.answer(question, verdict)
+
+    def _greeting(self) -> smtp.Verdict:
+        """Return the greeting, that of an interceptor if it has one.
+
+        If this server relays, the greeting has the token by which it recognizes itself as its next hop.
+        """
+        hop = self.server_state.stores.outbox
+        if not isinstance(hop, NextHop):
+            return self._reply or ACCEPT
+        text = self._reply.text if self._reply is not None and self._reply.text else "ESMTP"
+        return smtp.Reply(220, "", f"{text} {hop.token}")
 
     def _open(self, question: smtp.Mail) -> smtp.Verdict:
         if question.size is not None and question.size > self.server_state.stores.budget.free:

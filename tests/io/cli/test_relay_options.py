@@ -163,6 +163,32 @@ def test_startup_warnings_describe_the_security_of_the_relay(words: tuple[str, .
     assert told[-1] == says
 
 
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("smtp://mail.test:2525", True),
+        ("smtp://MAIL.test.:2525", True),
+        ("smtp://mail.test:2526", False),
+        ("smtp://other.test:2525", False),
+    ],
+)
+def test_relay_with_the_name_of_the_server_is_a_warning(url: str, warned: bool) -> None:
+    words = ("serve", "--relay-to", url, "--domain", "mail.test", "--smtp", "2525")
+    told = relay_option.warnings(main.settings_of(main.build_parser().parse_args(words)))
+    assert any("if it is this server, remote mail gets 451" in line for line in told) == warned
+
+
+def test_relay_sessions_are_limited(tmp_path: Path) -> None:
+    assert hop("--relay-to", "smtp://hop.test").max_sessions == 20
+    assert hop("--relay-to", "smtp://hop.test", "--relay-sessions", "3").max_sessions == 3
+    path = tmp_path / "mailauth.toml"
+    path.write_text('[relay]\nto = "smtp://hop.test"\nsessions = 5\n')
+    assert hop("--config", path).max_sessions == 5
+    refused = run("serve", *USER, "--relay-to", "smtp://hop.test", "--relay-sessions", "0")
+    assert refused.returncode == 2
+    assert "--relay-sessions" in refused.stderr
+
+
 def test_relay_password_is_read_from_file_without_line_end(password: Path) -> None:
     assert hop("--relay-to", "smtps://relayuser@hop.test", "--relay-password-file", password).login == server.Login(
         name="relayuser", password=b"hop secret"
@@ -232,7 +258,12 @@ def test_invalid_relay_password_file_is_an_error_without_the_password(
         (("--relay-to", "smtp://hop.test", "--outbox", "OUT"), "remove one of --relay-to and --outbox"),
         (("--relay-to", "smtp://localhost:2525", "--smtp", "2525"), "this server itself"),
         (("--relay-to", "smtp://localhost.:2525", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtp://LOCALHOST:2525", "--host", "::1", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtp://localhost:2525", "--host", "0.0.0.0", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtp://127.0.0.2:2525", "--host", "0.0.0.0", "--smtp", "2525"), "this server itself"),
+        (("--relay-to", "smtp://0.0.0.0:2525", "--host", "0.0.0.0", "--smtp", "2525"), "this server itself"),
         (("--relay-to", "smtps://[::1]:465", "--host", "::", "--smtps", "465"), "this server itself"),
+        (("--relay-to", "smtps://[0::1]:465", "--host", "::1", "--smtps", "465"), "this server itself"),
         (("--relay-to", "smtps://relayuser@hop.test"), "must be set together"),
         (("--relay-to", "smtps://hop.test", "--relay-password-file", "PASSWORD"), "must be set together"),
         (("--relay-password-file", "PASSWORD"), "requires --relay-to"),
@@ -274,7 +305,13 @@ def test_relay_settings_in_a_file_are_read_and_errors_give_line_and_key(tmp_path
 
 
 def test_relay_to_another_server_on_this_host_is_accepted() -> None:
-    for words in (("--smtp", "2526"), ("--smtp", "2525", "--host", "192.0.2.1"), ("--pop3", "2525")):
+    for words in (
+        ("--smtp", "2526"),
+        ("--smtp", "2525", "--host", "192.0.2.1"),
+        ("--smtp", "2525", "--host", "127.0.0.2"),
+        ("--smtp", "2525", "--host", "::"),
+        ("--pop3", "2525"),
+    ):
         assert hop("--relay-to", "smtp://127.0.0.1:2525", *words).port == 2525
 
 

@@ -1,0 +1,197 @@
+"""A next hop that is this server, or that relays back to it: the loop ends, and the client gets 451."""
+
+from __future__ import annotations
+
+import logging
+import re
+import smtplib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+from anyio.abc import ByteStream, SocketAttribute
+
+from mailauth import ACCEPT, Question, smtp
+from mailauth_io import server, stores
+from tests.io import loops
+from tests.io.next_hops import FAR, LOCAL, send
+from tests.io.scripted_hop import ScriptedHop
+from tests.io.server_support import PASSWORD, TIMEOUT, Run, accounts, on_both_loops
+
+pytestmark = on_both_loops
+
+TOKEN = re.compile(r"\b[0-9a-f]{32}\b")
+LOGIN = server.Login(name="alice", password=PASSWORD.encode())
+
+
+@attrs.define
+class Proxy:
+    """A TCP proxy, so that a server can have a next hop that is started later, or is that server."""
+
+    port: int
+    target: int = 0
+
+    async def handle(self, client: ByteStream) -> None:
+        upstream = await anyio.connect_tcp("127.0.0.1", self.target)
+        async with client, upstream, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._copy, client, upstream)
+            await self._copy(upstream, client)
+            tasks.cancel_scope.cancel()
+
+    @staticmethod
+    async def _copy(source: ByteStream, sink: ByteStream) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            while True:
+                await sink.send(await source.receive())
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            await sink.send_eof()
+
+
+@asynccontextmanager
+async def proxy() -> AsyncIterator[Proxy]:
+    async with AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(tasks.cancel_scope.cancel)
+        found = Proxy(listener.extra(SocketAttribute.local_port))
+        tasks.start_soon(listener.serve, found.handle)
+        yield found
+
+
+def next_hop(port: int, **fields: Any) -> server.NextHop:
+    return server.NextHop(host="127.0.0.1", port=port, tls_required=False, login=LOGIN, clear_text_login=True, **fields)
+
+
+@asynccontextmanager
+async def relay(
+    outbox: stores.Outbox | server.NextHop, *interceptors: server.InterceptorFunction, domain: str = "example.test"
+) -> AsyncIterator[int]:
+    """Run a server and yield its SMTP port."""
+    kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
+    config = server.Config(smtp=0, domains=(domain,), legacy=True)
+    async with server.serve(config, kept, interceptors=interceptors) as running:
+        assert running.smtp is not None
+        yield running.smtp
+
+
+def submit(port: int, *recipients: str) -> list[str]:
+    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=TIMEOUT) as client:
+        client.login("alice", PASSWORD)
+        return send(client, *recipients)
+
+
+def greeting(port: int) -> str:
+    with smtplib.SMTP(timeout=TIMEOUT) as client:
+        return client.connect("127.0.0.1", port)[1].decode()
+
+
+def connections(caplog: pytest.LogCaptureFixture) -> int:
+    """Return the number of connections that all servers have had."""
+    return sum(record.getMessage().startswith("connected ") for record in caplog.records)
+
+
+def test_server_that_is_its_own_next_hop_rejects_remote_mail_and_delivers_local_mail(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def main() -> list[str]:
+        async with proxy() as way:
+            hop = next_hop(way.port)
+            async with relay(hop) as way.target:
+                replies = await loops.current().in_thread(submit, way.target, FAR, LOCAL, "bill@far.test")
+            assert len(hop.sessions) == 0
+            return replies
+
+    replies = run(main)
+    loop = "451 4.4.6 mail loop: the next hop is this server"
+    assert replies[:3] == [loop, "250 2.1.5 recipient ok", loop]
+    assert replies[3].startswith("250 2.0.0 queued")
+    assert connections(caplog) == 2
+    assert "it is this server, so that mail would loop" in caplog.text
+
+
+def test_check_at_the_start_finds_the_loop(run: Run) -> None:
+    async def main() -> str | None:
+        async with proxy() as way:
+            hop = next_hop(way.port)
+            async with relay(hop) as way.target:
+                return await server.check_next_hop(hop, "example.test")
+
+    assert run(main) == "it is this server, so that mail would loop"
+
+
+def test_loop_through_another_server_ends_when_its_sessions_are_used_up(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each server sees the token of the other one.  With four sessions, an address has two at each of them."""
+    caplog.set_level(logging.DEBUG)
+    limits = {"max_sessions": 4, "timeouts": server.Timeouts(session=0.05)}
+
+    async def main() -> list[str]:
+        async with proxy() as way:
+            first = next_hop(way.port, **limits)
+            async with relay(first, domain="a.test") as port:
+                second = next_hop(port, **limits)
+                async with relay(second, domain="b.test") as way.target:
+                    replies = await loops.current().in_thread(submit, port, FAR, "alice@a.test")
+            assert (len(first.sessions), len(second.sessions)) == (0, 0)
+            return replies
+
+    replies = run(main)
+    assert replies[0] == "451 4.3.2 too many sessions with the next hop, try again later"
+    assert replies[2].startswith("250 2.0.0 queued")
+    assert connections(caplog) == 5  # the client, and two sessions with each server
+
+
+def test_greeting_of_a_server_that_relays_has_its_token(run: Run) -> None:
+    def own_text(view: server.SessionView, question: Question[Any]) -> server.Decision:
+        return smtp.Reply(220, "", "ESMTP\nno spam") if isinstance(question, smtp.Connected) else server.PASS
+
+    def accept(view: server.SessionView, question: Question[Any]) -> server.Decision:
+        return ACCEPT if isinstance(question, smtp.Connected) else server.PASS
+
+    async def main() -> None:
+        hop, other = next_hop(25), next_hop(25)
+        found = []
+        for interceptors in ((), (accept,), (own_text,)):
+            async with relay(hop, *interceptors) as port:
+                found.append(await loops.current().in_thread(greeting, port))
+        usual = f"example.test ESMTP {hop.token}"
+        assert found == [usual, usual, f"example.test ESMTP\nno spam {hop.token}"]
+        assert TOKEN.fullmatch(hop.token)
+        assert other.token != hop.token
+        async with relay(stores.MemoryOutbox(), own_text) as port:
+            assert await loops.current().in_thread(greeting, port) == "example.test ESMTP\nno spam"
+        async with relay(stores.MemoryOutbox()) as port:
+            assert await loops.current().in_thread(greeting, port) == "example.test ESMTP"
+
+    run(main)
+
+
+def test_loop_is_detected_before_a_login_or_mail_is_sent_and_no_other_address_is_tried(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token may be anywhere in the greeting, such as that of a proxy."""
+    tried: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        tried.append(host)
+        return ["127.0.0.1", "127.0.0.1"]
+
+    monkeypatch.setattr("mailauth_io.server._relay._resolve", resolve)
+    double = ScriptedHop()
+
+    async def main() -> list[str]:
+        hop = next_hop(double.port)
+        double.greeting = f"220-proxy.test ESMTP\r\n220-{hop.token} ok\r\n220 ready\r\n".encode()
+        async with relay(hop) as port:
+            return await loops.current().in_thread(submit, port, FAR)
+
+    with double.listening():
+        assert run(main)[0].startswith("451 4.4.6")
+    assert double.commands() == [["EHLO"]]
+    assert tried == ["127.0.0.1"]
