@@ -394,6 +394,37 @@ def test_client_lost_during_data_causes_no_data_to_the_next_hop(run: Run) -> Non
     assert "Data" not in double.heard
 
 
+def test_client_lost_before_the_reply_has_its_message_in_both_places(run: Run) -> None:
+    """It sends the message again, which gives two copies of each (RFC 1047)."""
+    gone = threading.Event()
+    double = Double(at_the_end=lambda: gone.wait(TIMEOUT))  # blocks the loop
+
+    def client(served: Served) -> None:
+        smtp = logged_in(served)
+        smtp.mail("alice@example.test")
+        smtp.rcpt(LOCAL)
+        smtp.rcpt(FAR)
+        assert smtp.docmd("DATA")[0] == 354
+        smtp.send(b"Subject: x\r\n\r\n.\r\n")
+        smtp.close()
+        gone.set()
+        assert any(served.mail_of("alice") for _ in range(2_000))  # each look is a POP3 session
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert [taken.recipients for taken in double.taken] == [(FAR,)]
+
+
+def test_next_hop_lost_after_a_recipient_gives_451_to_data_and_not_to_local_recipients(run: Run) -> None:
+    double = Double(deeds={smtp.Rcpt: [ACCEPT, CLOSE]})
+
+    def client(served: Served) -> None:
+        with logged_in(served) as smtp:
+            assert [reply[:3] for reply in send(smtp, FAR, "bill@far.test", LOCAL)] == ["250", "451", "250", "451"]
+        assert served.mail_of("alice") == []
+
+    relaying(run, double, client, **IN_CLEAR)
+
+
 def test_size_above_the_limit_of_the_next_hop_is_rejected_permanently(run: Run) -> None:
     """RFC 1870 section 6.1."""
     double = Double(settings=smtp.ServerSettings(max_message_size=70_000))
