@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import attrs
 
@@ -89,6 +90,10 @@ class _Copy:
         self._content.release()
 
 
+_Copies: TypeAlias = dict[_Copy, None]
+"""The messages of a maildrop, oldest first.  In a list, each deletion would take time in proportion to its length."""
+
+
 class MemoryMaildrops:
     """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content.
 
@@ -102,7 +107,7 @@ class MemoryMaildrops:
     """
 
     def __init__(self) -> None:
-        self._copies: dict[str, list[_Copy]] = {}
+        self._copies: dict[str, _Copies] = {}
         self._open: set[str] = set()
         # Unique-ids must differ from those of an earlier process, which a client may still have stored.
         self._prefix = secrets.token_hex(8)
@@ -123,7 +128,7 @@ class MemoryMaildrops:
             copy = self._copy(b"", content)
         finally:
             content.release()
-        self._copies.setdefault(name, []).append(copy)
+        self._copies.setdefault(name, {})[copy] = None
 
     def messages(self, name: str) -> tuple[StoredMessage, ...]:
         """Return the messages in the maildrop of *name*, oldest first.
@@ -139,14 +144,14 @@ class MemoryMaildrops:
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         """Keep a reference to *content* (see ``Maildrops.stage``).  Raises BudgetExceeded if the memory is used up."""
         copy = self._copy(head, content)
-        return _Staged(self._copies.setdefault(name, []), copy)
+        return _Staged(self._copies.setdefault(name, {}), copy)
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         """Open and lock the maildrop of *name*, or return IN_USE if another session has it."""
         if name in self._open:
             return pop3.Unavailable.IN_USE
         self._open.add(name)
-        return _Opened(self._open, name, self._copies.setdefault(name, []))
+        return _Opened(self._open, name, self._copies.setdefault(name, {}))
 
 
 def _check_name(name: str) -> None:
@@ -157,21 +162,20 @@ def _check_name(name: str) -> None:
 
 
 class _Staged:
-    def __init__(self, maildrop: list[_Copy], copy: _Copy) -> None:
+    def __init__(self, maildrop: _Copies, copy: _Copy) -> None:
         self._maildrop = maildrop
         self._copy = copy
 
     async def commit(self) -> None:
-        self._maildrop.append(self._copy)
+        self._maildrop[self._copy] = None
 
     def discard(self) -> None:
-        if self._copy in self._maildrop:
-            self._maildrop.remove(self._copy)
+        self._maildrop.pop(self._copy, None)
         self._copy.release()
 
 
 class _Opened:
-    def __init__(self, in_use: set[str], name: str, maildrop: list[_Copy]) -> None:
+    def __init__(self, in_use: set[str], name: str, maildrop: _Copies) -> None:
         self._closed = False
         self._in_use = in_use
         self._name = name
@@ -189,7 +193,7 @@ class _Opened:
         for number in deleted:
             copy = self._snapshot[number - 1]
             if copy in self._maildrop:
-                self._maildrop.remove(copy)
+                del self._maildrop[copy]
                 copy.release()
 
     def close(self) -> None:

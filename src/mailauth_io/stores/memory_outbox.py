@@ -53,17 +53,19 @@ class MemoryOutbox:
     """
 
     def __init__(self) -> None:
-        self._messages: list[RelayedMessage] = []
+        self._messages: dict[
+            _Staged, None
+        ] = {}  # oldest first; in a list, a discard() would take time for each of them
 
     @property
     def messages(self) -> tuple[RelayedMessage, ...]:
         """The relayed messages, oldest first."""
-        return tuple(self._messages)
+        return tuple(staged.message for staged in tuple(self._messages))
 
     def clear(self) -> None:
         """Remove all messages and release their memory."""
-        for message in self._messages:
-            message.release()
+        for staged in self._messages:
+            staged.message.release()
         self._messages.clear()
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
@@ -75,13 +77,13 @@ class MemoryOutbox:
 
 
 class _Staged:
-    def __init__(self, messages: list[RelayedMessage], message: RelayedMessage) -> None:
+    def __init__(self, messages: dict[_Staged, None], message: RelayedMessage) -> None:
         self._messages = messages
-        self._message = message
+        self.message = message
 
     async def commit(self) -> None:
-        self._messages.append(self._message)
+        self._messages[self] = None
 
     def discard(self) -> None:
-        self._messages[:] = [message for message in self._messages if message is not self._message]
-        self._message.release()
+        self._messages.pop(self, None)
+        self.message.release()

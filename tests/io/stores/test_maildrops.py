@@ -17,6 +17,7 @@ from mailauth_io.stores import (
     MemoryMaildrops,
     MessageContent,
     OpenedMaildrop,
+    memory_maildrops,
 )
 from tests.io.server_support import Run, on_both_loops
 
@@ -236,6 +237,37 @@ def test_messages_are_deleted_only_by_update(run: Run, maildrops: Maildrops) -> 
         assert budget.free == budget.size
 
     run(main)
+
+
+def test_deletions_do_not_search_the_maildrop(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """architecture.md, invariant 7: in a list, 100,000 deletions would compare billions of messages."""
+    compared = 0
+
+    def equal(copy: object, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return copy is other
+
+    monkeypatch.setattr(memory_maildrops._Copy, "__eq__", equal)
+    monkeypatch.setattr(memory_maildrops._Copy, "__hash__", object.__hash__)
+    maildrops = MemoryMaildrops()
+    budget = Budget()
+
+    async def main() -> None:
+        for _ in range(100):
+            await put(maildrops, "alice", b"x\r\n", budget=budget)
+        content = MessageContent.of(b"y\r\n", budget)
+        (await maildrops.stage("alice", b"", content)).discard()
+        staged = await maildrops.stage("alice", b"", content)
+        await staged.commit()
+        staged.discard()
+        content.release()
+        await (await opened(maildrops, "alice")).update(frozenset(range(1, 101)))
+        assert budget.free == budget.size
+        assert maildrops.messages("alice") == ()
+
+    run(main)
+    assert compared == 0
 
 
 def test_mail_delivered_during_session_is_not_in_snapshot(run: Run, maildrops: Maildrops) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -118,3 +121,41 @@ def test_maildir_outbox_writes_envelope_as_header_fields(run: Run, tmp_path: Pat
         b'X-Envelope-To: "a b"@far.test\n'
         b"Received: from here\nSubject: hello\n\nbody\n"
     )
+
+
+@on_both_loops
+def test_discarding_a_message_does_not_search_the_outbox(run: Run) -> None:
+    """architecture.md, invariant 7: a failed delivery takes as long as with an empty outbox."""
+    steps: list[int] = []
+
+    async def main() -> None:
+        box = MemoryOutbox()
+        budget = Budget()
+        for _ in range(2):
+            staged = await box.stage(ENVELOPE, HEAD, MessageContent.of(TEXT, budget))
+            await staged.commit()
+            steps.append(executed(staged.discard))
+            for _ in range(50):
+                await (await box.stage(ENVELOPE, HEAD, MessageContent.of(TEXT, budget))).commit()
+
+    run(main)
+    assert steps[0] == steps[1]
+
+
+def executed(function: Callable[[], object]) -> int:
+    """Return the number of instructions of the interpreter that *function* executes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
