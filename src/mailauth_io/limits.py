@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from mailauth.addresses import limit_key
+from mailauth.addresses import limit_key, limit_network
 
 from ._checks import check_function, check_integer, check_nat64_prefixes, check_number, check_type, field
 from .logs import Event
@@ -41,7 +41,8 @@ class Limits:
     Fields:
 
     connections
-        Maximum number of open connections, over all listeners that share a ConnectionLimiter.
+        Maximum number of open connections, over all listeners that share a ConnectionLimiter.  One network (IPv4: /24,
+        IPv6: /48), which usually has one owner, may have half of them, or *connections_per_address* if that is more.
     connections_per_address
         Maximum number of open connections from one address.  The ConnectionLimiter decides what one address is:
         with its defaults, all addresses of an IPv6 /64.
@@ -113,7 +114,9 @@ class ConnectionLimiter:
         self._key = partial(limit_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
         self._clock = clock
         self._total = 0
+        self._per_network = max(self._limits.connections // 2, self._limits.connections_per_address)
         self._by_address: Counter[object] = Counter()
+        self._by_network: Counter[object] = Counter()
         self._quiet_until = float("-inf")
         self._suppressed = 0
 
@@ -133,7 +136,12 @@ class ConnectionLimiter:
         if self._by_address[counted] >= limits.connections_per_address:
             self._log_refusal(address, f"{self._by_address[counted]} connections are open from this address")
             return False
+        network = limit_network(counted)
+        if self._by_network[network] >= self._per_network:
+            self._log_refusal(address, f"{self._by_network[network]} connections are open from its network")
+            return False
         self._by_address[counted] += 1
+        self._by_network[network] += 1
         self._total += 1
         return True
 
@@ -141,9 +149,10 @@ class ConnectionLimiter:
         """Stop counting a connection from *address*."""
         self._total -= 1
         counted = self._key(address)
-        self._by_address[counted] -= 1
-        if not self._by_address[counted]:
-            del self._by_address[counted]
+        for connections, key in ((self._by_address, counted), (self._by_network, limit_network(counted))):
+            connections[key] -= 1
+            if not connections[key]:
+                del connections[key]
 
     def _log_refusal(self, address: str, reason: str) -> None:
         now = self._clock()

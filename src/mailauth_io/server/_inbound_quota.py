@@ -7,9 +7,11 @@ limited by ``stores.Budget``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from mailauth.addresses import limit_key
+from mailauth.addresses import limit_key, limit_network
 
 from ..stores import BudgetExceeded
 
@@ -18,29 +20,44 @@ SHARE: Final = 4
 A client that starts messages and never completes them gets 452, and other clients can still deliver."""
 
 
+NETWORK: Final = 2
+"""One network (IPv4: /24, IPv6: /48), which usually has one owner, may hold this many times as much as one address."""
+
+_REMEMBERED: Final = 1024
+"""Maximum number of addresses whose keys are cached: computing them takes longer than counting a chunk."""
+
+
 class InboundQuota:
     """Bytes of incoming content by address.  *most* is the limit for one address; *key* decides what one address is."""
 
-    def __init__(self, most: int, key: Callable[[str], object] = limit_key) -> None:
+    def __init__(self, most: int, key: Callable[[str], IPv4Address | IPv6Address | str] = limit_key) -> None:
         self._most = most
-        self._key = key
-        self._held: dict[object, int] = {}  # no entries with 0 bytes
+        self._keys = lru_cache(_REMEMBERED)(partial(_keys, key))
+        self._by_address: dict[object, int] = {}  # no entries with 0 bytes
+        self._by_network: dict[object, int] = {}
 
     def __len__(self) -> int:
-        """Return the number of addresses that hold content."""
-        return len(self._held)
+        """Return the number of addresses and networks that hold content."""
+        return len(self._by_address) + len(self._by_network)
 
     def take(self, address: str, size: int) -> None:
-        """Add *size* bytes for *address*.  Raises BudgetExceeded, and adds nothing, if the limit would be exceeded."""
-        address_key = self._key(address)
-        held = self._held.get(address_key, 0) + size
-        if held > self._most:
+        """Add *size* bytes for *address*.  Raises BudgetExceeded, and adds nothing, if a limit would be exceeded."""
+        counted, network = self._keys(address)
+        of_address = self._by_address.get(counted, 0) + size
+        of_network = self._by_network.get(network, 0) + size
+        if of_address > self._most or of_network > self._most * NETWORK:
             raise BudgetExceeded
-        self._held[address_key] = held
+        self._by_address[counted] = of_address
+        self._by_network[network] = of_network
 
     def release(self, address: str, size: int) -> None:
         """Subtract *size* bytes for *address*."""
-        address_key = self._key(address)
-        held = self._held.pop(address_key, 0) - size
-        if held > 0:
-            self._held[address_key] = held
+        for held, key in zip((self._by_address, self._by_network), self._keys(address), strict=True):
+            left = held.pop(key, 0) - size
+            if left > 0:
+                held[key] = left
+
+
+def _keys(key: Callable[[str], IPv4Address | IPv6Address | str], address: str) -> tuple[object, object]:
+    counted = key(address)
+    return counted, limit_network(counted)

@@ -43,13 +43,13 @@ async def greet(connection: AsyncServerConnection[Any]) -> None:
 
 def test_limiter_limits_connections_in_total_and_per_address() -> None:
     """IPv4 addresses of one network are counted separately; a closed connection makes room."""
-    limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=2))
-    assert [limiter.acquire("192.0.2.1") for _ in range(3)] == [True, True, False]
-    assert [limiter.acquire("192.0.2.2") for _ in range(3)] == [True, True, False]
-    assert not limiter.acquire("192.0.2.3")
+    limiter = ConnectionLimiter(Limits(connections=8, connections_per_address=2))
+    for address in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.1"):
+        assert [limiter.acquire(address) for _ in range(3)] == [True, True, False]
+    assert not limiter.acquire("198.51.100.3")
     limiter.release("192.0.2.1")
-    assert limiter.acquire("192.0.2.3")
-    assert len(limiter) == 4
+    assert limiter.acquire("198.51.100.3")
+    assert len(limiter) == 8
 
 
 def test_ipv4_mapped_address_counts_as_ipv4() -> None:
@@ -72,6 +72,26 @@ def test_ipv6_network_counts_as_one_address() -> None:
     assert limiter.acquire("2001:db8::1:1")
     single = ConnectionLimiter(Limits(connections_per_address=1), ipv6_prefix=128)
     assert [single.acquire(f"2001:db8::{number}") for number in (1, 2, 1)] == [True, True, False]
+
+
+def test_one_network_has_at_most_half_of_the_connections() -> None:
+    """The owner of a /48 has 65,536 addresses, and could lock everybody else out."""
+    limiter = ConnectionLimiter(Limits(connections=8, connections_per_address=1))
+    own = [f"2001:db8:0:{number}::1" for number in range(8)]
+    assert [limiter.acquire(address) for address in own] == [True] * 4 + [False] * 4
+    assert [limiter.acquire(f"192.0.2.{number}") for number in range(3)] == [True] * 3
+    assert limiter.acquire("2001:db8:1::1")
+    limiter.release("192.0.2.0")
+    assert not limiter.acquire(own[5])
+    limiter.release(own[0])
+    assert limiter.acquire(own[5])
+
+
+def test_one_address_has_its_connections_even_if_they_are_more_than_half() -> None:
+    limiter = ConnectionLimiter(Limits(connections=4, connections_per_address=3))
+    assert [limiter.acquire("192.0.2.1") for _ in range(4)] == [True, True, True, False]
+    assert not limiter.acquire("192.0.2.2")
+    assert limiter.acquire("198.51.100.1")
 
 
 def test_all_forms_of_an_ipv4_address_count_as_one_address() -> None:
@@ -107,6 +127,7 @@ def test_limiter_keeps_no_state_for_closed_connections() -> None:
         assert not limiter.acquire(address)
         limiter.release(address)
     assert not limiter._by_address
+    assert not limiter._by_network
     assert len(limiter) == 0
 
 

@@ -36,6 +36,19 @@ def test_quota_limits_content_per_address() -> None:
     inbound_quota.take("2001:db8:0:1::1", 1)
 
 
+def test_quota_limits_content_per_network() -> None:
+    """The owner of a /48 has 65,536 addresses, which could use up the memory for all messages together."""
+    inbound_quota = InboundQuota(100)
+    inbound_quota.take("2001:db8:0:1::1", 100)
+    inbound_quota.take("2001:db8:0:2::1", 90)
+    with pytest.raises(BudgetExceeded):
+        inbound_quota.take("2001:db8:0:3::1", 11)
+    inbound_quota.take("2001:db8:0:3::1", 10)
+    inbound_quota.take("2001:db8:1::1", 100)
+    inbound_quota.release("2001:db8:0:2::1", 90)
+    inbound_quota.take("2001:db8:0:4::1", 90)
+
+
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
 def test_quota_table_is_empty_after_all_content_is_released(messages: list[tuple[str, int]]) -> None:
     """The table has one entry for each address with incoming content."""
