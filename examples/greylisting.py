@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +20,10 @@ from mailauth import Question, addresses, smtp
 from mailauth_io import server, stores
 
 LATER = smtp.Reply(451, "4.7.1", "greylisted, try again later")
-MAX_TRIPLES = 100_000  # about 30 MB; when the table is full, the oldest entry is removed
+MAX_TRIPLES = 100_000  # about 40 MB; when the table is full, the oldest entry is removed
+MAX_PER_NETWORK = 1_000  # otherwise one client could replace the entries of all others, and their mail would not arrive
+
+Triple = tuple[str, str, str]
 
 
 def network(address: str) -> str:
@@ -37,7 +40,8 @@ class Greylist:
     def __init__(self, *, wait: float = 300.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.wait = wait
         self.clock = clock
-        self.first_seen: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self.first_seen: OrderedDict[Triple, float] = OrderedDict()
+        self.by_network: dict[str, deque[Triple]] = {}  # in the same order
 
     async def __call__(self, view: server.SessionView, question: Question[Any]) -> server.Decision:
         if not isinstance(question, smtp.Rcpt) or view.identity is not None or view.mail is None:
@@ -45,10 +49,26 @@ class Greylist:
         sender = str(view.mail.reverse_path or "")
         triple = (network(view.peer.address), sender, str(question.forward_path).lower())
         now = self.clock()
-        first = self.first_seen.setdefault(triple, now)
-        if len(self.first_seen) > MAX_TRIPLES:
-            self.first_seen.popitem(last=False)
-        return server.PASS if now - first >= self.wait else LATER
+        if triple not in self.first_seen:
+            self.remember(triple, now)
+        return server.PASS if now - self.first_seen[triple] >= self.wait else LATER
+
+    def remember(self, triple: Triple, now: float) -> None:
+        """Add *triple*.  If there are now too many entries, in all or of its network, remove the oldest of these."""
+        self.first_seen[triple] = now
+        network = self.by_network.setdefault(triple[0], deque())
+        network.append(triple)
+        if len(network) > MAX_PER_NETWORK:
+            oldest = network[0]
+        elif len(self.first_seen) > MAX_TRIPLES:
+            oldest = next(iter(self.first_seen))
+        else:
+            return
+        del self.first_seen[oldest]
+        network = self.by_network[oldest[0]]
+        network.popleft()
+        if not network:
+            del self.by_network[oldest[0]]
 
 
 async def run(port: int, wait: float) -> None:

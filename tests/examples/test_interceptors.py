@@ -89,6 +89,25 @@ def test_greylisting_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         attempt(greylist, "192.0.2.1", f"bob{number}@far.test")
     assert [sender for _, sender, _ in greylist.first_seen] == ["bob3@far.test", "bob4@far.test"]
+    for number in (1, 2):
+        attempt(greylist, f"198.51.{number}.1")
+    assert [network for network, _, _ in greylist.first_seen] == ["198.51.1.0/24", "198.51.2.0/24"]
+    assert list(greylist.by_network) == ["198.51.1.0/24", "198.51.2.0/24"]
+
+
+def test_greylisting_keeps_the_entries_of_other_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may try any number of senders.  If it could fill the table, no other mail would arrive."""
+    monkeypatch.setattr(greylisting, "MAX_TRIPLES", 5)
+    monkeypatch.setattr(greylisting, "MAX_PER_NETWORK", 3)
+    clock = Clock()
+    greylist = greylisting.Greylist(wait=300, clock=clock)
+    assert attempt(greylist, "198.51.100.1") == greylisting.LATER
+    for number in range(10):
+        assert attempt(greylist, f"192.0.2.{number}", f"bob{number}@far.test") == greylisting.LATER
+    clock.now = 300
+    assert attempt(greylist, "198.51.100.1") == server.PASS
+    assert attempt(greylist, "192.0.2.1", "bob9@far.test") == server.PASS
+    assert attempt(greylist, "192.0.2.1", "bob6@far.test") == greylisting.LATER
 
 
 # Honeypot
