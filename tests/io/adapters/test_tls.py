@@ -6,14 +6,17 @@ import contextlib
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 import pytest
 
 from mailauth import CloseReason, Tls, TlsStarted
 from mailauth_io.adapters.connection import AsyncClientConnection, AsyncServerConnection
+from mailauth_io.adapters.tls import certificates
 from mailauth_io.limits import Limits
 from tests.io import loops
 from tests.io.by_hand import read_line
+from tests.io.key_updates import KeyUpdates
 from tests.io.line_echo import (
     ClientEvent,
     EchoEvent,
@@ -28,7 +31,7 @@ from tests.io.line_echo import (
     read_all_or_reset,
     serving,
 )
-from tests.io.tls import client_context, layers, server_context
+from tests.io.tls import authority, client_context, layers, server_context
 
 
 def stranger() -> ssl.SSLContext:
@@ -390,3 +393,30 @@ def test_a_forged_record_ends_the_stream() -> None:
     assert server.decrypt() == b"good"
     assert server.ended
     assert server.decrypt() == b""
+
+
+def test_key_updates_do_not_increase_memory_and_end_the_session(tmp_path: Path) -> None:
+    """architecture.md, invariant 4: each is answered, and the answers would be kept until the next reply."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority().configure_trust(context)
+    context.keylog_filename = str(tmp_path / "keys")
+    server, client = layers(client_side=context)
+    assert client.tls.cipher == "TLS_AES_256_GCM_SHA384"
+    key_updates = KeyUpdates(tmp_path / "keys")
+    for _ in range(20):
+        server.feed(key_updates.next())
+        assert server.decrypt() is None
+    client.feed(server.encrypt(b"answered"))
+    received = 0
+    while not server.ended and received < 100:
+        server.feed(key_updates.next())
+        server.decrypt()
+        received += 1
+    assert 30 < received < 50
+    assert server.decrypt() == b""
+
+
+def test_server_refuses_renegotiation() -> None:
+    """With TLS 1.2 and OpenSSL 1.1.1, a client could otherwise cause any number of handshakes."""
+    assert certificates.server_context().options & ssl.OP_NO_RENEGOTIATION
+    assert certificates.temporary_certificate().server.options & ssl.OP_NO_RENEGOTIATION

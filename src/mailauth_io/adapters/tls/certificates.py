@@ -66,6 +66,7 @@ def server_context() -> BindingContext:
     context = BindingContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols([SMTP, POP3])
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # OpenSSL 1.1.1 allows a client any number of handshakes with TLS 1.2
     return context
 
 

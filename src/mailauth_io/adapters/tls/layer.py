@@ -28,6 +28,10 @@ POP3: Final = "pop3"
 _NO_APPLICATION_PROTOCOL: Final = bytes.fromhex("15 0303 0002 02 78")
 """A fatal alert in a record of its own (RFC 7301 section 3.2, RFC 8446 section 6)."""
 
+MAX_UNSENT: Final = 1_024
+"""Maximum bytes of TLS messages that wait for the next write, to answer the peer's, such as a KeyUpdate (RFC 8446
+section 4.6.3).  A peer that sends 40 of these without reading a reply is not using TLS as it is meant."""
+
 
 class NoApplicationProtocol(ConnectionAbortedError):
     """The client offered protocols by ALPN, but not the one of this server (RFC 7301).
@@ -89,7 +93,7 @@ class TlsLayer:
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
         self.ended = False
-        """Whether the peer has sent close_notify, or invalid data."""
+        """Whether the peer has sent close_notify, invalid data, or too many requests to change keys."""
 
     def step_handshake(self) -> bool:
         """Do one step of the handshake.  Returns True when it is complete.  Raises ssl.SSLError if it fails."""
@@ -126,6 +130,8 @@ class TlsLayer:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:  # no close_notify, or a forged record: only the data before it is valid
+            self.ended = True
+        if self._outgoing.pending > MAX_UNSENT:
             self.ended = True
         return b"".join(parts) if parts or self.ended else None
 
