@@ -1,24 +1,25 @@
 """Maildir functions for stores and ``mailauth fetch``: create and list the folders, write and deliver a message.
 
-Everything here blocks and must run in a thread, except ``discard()``, which is a single unlink.
+Everything here blocks and must run in a thread, except ``discard()``, which only removes one file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import re
 import secrets
 import socket
-import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
+import attrs
+
+from ._files import Folder
 from ._line_ends import PIECE, with_lf
 
 STALE_AFTER: Final = 36 * 3600
@@ -33,16 +34,63 @@ _FLAGS: Final = re.compile(r"[!;]2,.*", re.DOTALL)
 _SIZES: Final = re.compile(r",[SUW]=[0-9]+(?![^,])")
 
 
-def make_maildir(path: Path) -> None:
-    """Create the Maildir at *path* with ``tmp``, ``new`` and ``cur``, mode 0700.  Existing folders are unchanged."""
-    if all((path / folder).is_dir() for folder in ("tmp", "new", "cur")):
-        return
-    _make_folder(path)
-    for folder in ("tmp", "new"):
-        (path / folder).mkdir(mode=0o700, exist_ok=True)
-    sync_folder(path)
-    sync_folder(path.parent)
-    (path / "cur").mkdir(mode=0o700, exist_ok=True)  # last: if it exists, the other folders are already on disk
+File: TypeAlias = tuple[str, str]
+"""A file of a message: its folder, ``new`` or ``cur``, and its name."""
+
+
+@attrs.frozen
+class MaildirPath:
+    """The Maildir *name* in *directory*, or *directory* itself if *name* is empty.
+
+    The operator names *directory*, which may be a symbolic link.  Nothing below it may be one.  Each method opens the
+    folders again, and so notices that they were moved or removed.
+    """
+
+    directory: Path
+    name: str = ""
+
+    def open(self) -> Folder:
+        """Open the Maildir.  Raises OSError."""
+        directory = Folder.open(self.directory)
+        if not self.name:
+            return directory
+        with directory:
+            return directory.folder(self.name)
+
+    def make(self) -> Folder:
+        """Open the Maildir.  Create it if it is missing, or ``tmp``, ``new`` or ``cur`` in it, with mode 0700."""
+        if not self.name:
+            return _complete(_open_or_make(self.directory), lambda: _sync(self.directory.parent))
+        with _open_or_make(self.directory) as directory:
+            try:
+                maildir = directory.folder(self.name)
+            except FileNotFoundError:
+                directory.make_folder(self.name)
+                maildir = directory.folder(self.name)
+            return _complete(maildir, directory.sync)
+
+
+def _complete(maildir: Folder, sync_parent: Callable[[], object]) -> Folder:
+    """Create the folders that are missing in *maildir*, and return it.  It is closed if that fails."""
+    try:
+        if not all(map(maildir.has_folder, ("tmp", "new", "cur"))):
+            for name in ("tmp", "new"):
+                maildir.make_folder(name)
+            maildir.sync()
+            sync_parent()
+            maildir.make_folder("cur")  # last: if it exists, the other folders are already on disk
+    except BaseException:
+        maildir.__exit__(None, None, None)
+        raise
+    return maildir
+
+
+def _open_or_make(path: Path) -> Folder:
+    try:
+        return Folder.open(path)
+    except FileNotFoundError:
+        _make_folder(path)
+        return Folder.open(path)
 
 
 def _make_folder(path: Path) -> None:
@@ -51,16 +99,19 @@ def _make_folder(path: Path) -> None:
         return
     _make_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Flush the entries of a folder to disk.  ``fsync`` of a file does not flush its name."""
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _sync(path: Path) -> None:
+    with Folder.open(path) as folder:
+        folder.sync()
+
+
+@contextlib.contextmanager
+def message_folders(maildir: Folder) -> Iterator[Mapping[str, Folder]]:
+    """Open ``new`` and ``cur``, in the order in which messages move, so that a listing misses none.  Raises OSError."""
+    with maildir.folder("new") as new, maildir.folder("cur") as cur:
+        yield {"new": new, "cur": cur}
 
 
 def unique_name(file_name: str) -> str:
@@ -76,43 +127,40 @@ def unique_name(file_name: str) -> str:
     return _SIZES.sub("", base) or base if "=" in base else base
 
 
-def listing(maildir: Path) -> dict[str, list[Path]]:
-    """Return the paths of the files with each unique name: one, unless several files have the same unique name.
+def listing(folders: Mapping[str, Folder]) -> dict[str, list[File]]:
+    """Return the files with each unique name: one, unless several files have the same unique name.
 
     A file that another program moves meanwhile may be listed in both places.
 
     Only regular files count: a symbolic link could point to a file that its creator must not read.
     ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
-    found: dict[str, list[Path]] = {}
-    for folder in ("new", "cur"):  # in the order in which messages move, so that none is missed
-        with os.scandir(maildir / folder) as entries:
+    found: dict[str, list[File]] = {}
+    for place, folder in folders.items():
+        with os.scandir(folder.number) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False):
-                    found.setdefault(unique_name(entry.name), []).append(Path(entry.path))
+                name = entry.name
+                if not name.startswith(".") and entry.is_file(follow_symlinks=False):
+                    found.setdefault(unique_name(name), []).append((place, name))
     return found
 
 
-def sweep(maildir: Path) -> None:
+def sweep(maildir: Folder) -> None:
     """Remove abandoned files from ``tmp``.  Errors are ignored, since a file that remains is not visible."""
     before = time.time() - STALE_AFTER
-    with contextlib.suppress(OSError), os.scandir(maildir / "tmp") as entries:
+    with contextlib.suppress(OSError), maildir.folder("tmp") as tmp, os.scandir(tmp.number) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_atime < before:
-                    os.unlink(entry.path)
+                    tmp.remove(entry.name)
 
 
-def read_data(path: Path) -> Iterator[bytes]:
+def read_data(folder: Folder, name: str) -> Iterator[bytes]:
     """Open the file now, and return an iterator over its data, which closes it at the end.
 
     Raises OSError, also if it is no longer a regular file; opening a pipe does not block.
     """
-    number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    file = os.fdopen(number, "rb", buffering=0)
+    file = folder.read(name)
 
     def pieces() -> Iterator[bytes]:
         with file:
@@ -137,12 +185,12 @@ class StagedFile:
     ``discard()`` may be called while ``write()`` is running in a thread.  The file is removed when both have ended.
     """
 
-    def __init__(self, maildir: Path) -> None:
+    def __init__(self, maildir: MaildirPath) -> None:
         now = time.time()
         origin = f"P{os.getpid()}Q{next(_counter)}R{secrets.token_hex(4)}.{_HOST}"
         self._unique = f"{int(now)}.M{int(now % 1 * 1e6):06}{origin}"
         self._maildir = maildir
-        self._path = maildir / "tmp" / self._unique
+        self._file: File = ("tmp", self._unique)
         self._discarded = False
         self._lock = threading.Lock()
         self._size = 0
@@ -153,18 +201,18 @@ class StagedFile:
 
         Raises OSError; the file is then removed.
         """
-        make_maildir(self._maildir)
-        try:
-            self._write(pieces)
-        except BaseException:
-            self.discard()
-            raise
+        with self._maildir.make() as maildir, maildir.folder("tmp") as tmp:
+            try:
+                self._write(tmp, pieces)
+            except BaseException:
+                self.discard()
+                raise
         with self._lock:
             if self._discarded:
                 self._unlink()
 
-    def _write(self, pieces: Iterable[bytes]) -> None:
-        number = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    def _write(self, tmp: Folder, pieces: Iterable[bytes]) -> None:
+        number = tmp.create(self._unique)
         try:
             for piece in with_lf(pieces):
                 self._size += len(piece)
@@ -177,14 +225,18 @@ class StagedFile:
             os.close(number)
 
     def commit(self) -> None:
-        """Move the message to ``new``.  Its name contains its size with LF (S=) and with CRLF (W=), as in Dovecot."""
-        delivered = self._maildir / "new" / f"{self._unique},S={self._size},W={self._size + self._lines}"
-        with self._lock:
-            if self._discarded:
-                return
-            os.rename(self._path, delivered)
-            self._path = delivered
-        sync_folder(self._maildir / "new")
+        """Move the message to ``new``.  Its name contains its size with LF (S=) and with CRLF (W=), as in Dovecot.
+
+        Raises OSError, also if the Maildir was removed or replaced since the message was written.
+        """
+        name = f"{self._unique},S={self._size},W={self._size + self._lines}"
+        with self._maildir.open() as maildir, maildir.folder("tmp") as tmp, maildir.folder("new") as new:
+            with self._lock:
+                if self._discarded:
+                    return
+                tmp.move(self._unique, new, name)
+                self._file = ("new", name)
+            new.sync()
 
     def discard(self) -> None:
         """Remove the message, whether it was committed or not."""
@@ -193,5 +245,7 @@ class StagedFile:
             self._unlink()
 
     def _unlink(self) -> None:
-        with contextlib.suppress(OSError):  # a file that remains in tmp is not visible, and sweep() removes it later
-            os.unlink(self._path)
+        place, name = self._file
+        # An error is ignored: a file that remains in tmp is not visible, and sweep() removes it later.
+        with contextlib.suppress(OSError), self._maildir.open() as maildir, maildir.folder(place) as folder:
+            folder.remove(name)

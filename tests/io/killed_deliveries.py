@@ -69,7 +69,7 @@ def main(directory: Path, deliveries: int, seed: int) -> None:
     chosen = random.Random(seed)
     number = 0
     while number < deliveries:
-        fatal = chosen.randint(1, 40)
+        fatal = chosen.randint(1, 120)
         report, tell = os.pipe()
         child = os.fork()
         if child == 0:

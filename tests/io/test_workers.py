@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from mailauth_io import server, stores
+from mailauth_io._maildir import MaildirPath
 from mailauth_io._workers import DNS, FILES, Cleanup, Workers
 from mailauth_io.server import _relay
 from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
@@ -186,11 +187,15 @@ class Files(Kind):
         self._names = (f"user{number}" for number in itertools.count())
 
     def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
-        monkeypatch.setattr(maildir_maildrops, "make_maildir", gate)
+        def blocked(path: MaildirPath) -> None:
+            gate()
+            raise FileNotFoundError
+
+        monkeypatch.setattr(MaildirPath, "make", blocked)
         maildrops = self._maildrops
 
         async def one() -> None:
-            with pytest.raises(FileNotFoundError):  # the Maildir is missing in the end
+            with pytest.raises(FileNotFoundError):
                 await maildrops.open(next(self._names))
 
         return one

@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 from .. import client
-from .._maildir import StagedFile
+from .._maildir import MaildirPath, StagedFile
 from ..client import sync
 from . import client_options
 from .errors import ConfigError
@@ -102,7 +102,7 @@ class _Run:
 
 
 def _deliver(maildir: Path, raw: bytes) -> None:
-    file = StagedFile(maildir)
+    file = StagedFile(MaildirPath(maildir))
     try:
         file.write((raw,))
         file.commit()

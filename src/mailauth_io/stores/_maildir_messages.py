@@ -10,13 +10,14 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from mailauth import pop3
 
-from .._maildir import listing, read_data
+from .._files import Folder
+from .._maildir import File, listing, message_folders, read_data
 from ._wire_sizes import WireSizes
 
 _FAULT_OF_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -29,11 +30,11 @@ _LONGEST_SUFFIX: Final = 37  # a unique-id has up to 70 characters (RFC 1939 sec
 class MessageFiles:
     """The files of one message, which all have its content."""
 
-    __slots__ = ("inodes", "name", "paths")
+    __slots__ = ("files", "inodes", "name")
 
-    def __init__(self, name: str, paths: Sequence[Path], inodes: tuple[int, ...]) -> None:
+    def __init__(self, name: str, files: Sequence[File], inodes: tuple[int, ...]) -> None:
         self.name = name
-        self.paths = paths
+        self.files = files
         self.inodes = inodes
 
 
@@ -42,10 +43,10 @@ class _Content:
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
-        self.files: list[tuple[Path, os.stat_result]] = []
+        self.files: list[tuple[File, os.stat_result]] = []
 
     @property
-    def oldest(self) -> tuple[Path, os.stat_result]:
+    def oldest(self) -> tuple[File, os.stat_result]:
         return min(self.files, key=lambda file: (file[1].st_mtime_ns, file[0]))
 
 
@@ -55,23 +56,23 @@ class MaildirMessages:
     Raises OSError if a folder cannot be read.
     """
 
-    def __init__(self, maildir: Path) -> None:
-        self._maildir = maildir
-        self._listed = listing(maildir)
+    def __init__(self, maildir: Folder) -> None:
         self._user = os.geteuid()
         self.files: list[MessageFiles] = []
         self.unreadable: dict[Path, str] = {}
         """The files that are left out because they cannot be read, each with the reason."""
-        self.messages = tuple(self._snapshot())
+        with message_folders(maildir) as self._folders:
+            self._listed = listing(self._folders)
+            self.messages = tuple(self._snapshot(WireSizes(maildir)))
+        self._folders = {}  # closed
 
-    def _snapshot(self) -> list[pop3.Message]:
-        sizes = WireSizes(self._maildir)
+    def _snapshot(self, sizes: WireSizes) -> list[pop3.Message]:
         messages: list[pop3.Message] = []
         for name in sorted(self._listed):
             try:
                 found = self._examine(name, sizes)
             except FileNotFoundError:  # another program has moved or deleted a file since it was listed
-                self._listed = listing(self._maildir)
+                self._listed = listing(self._folders)
                 try:
                     found = self._examine(name, sizes)
                 except FileNotFoundError:
@@ -86,48 +87,48 @@ class MaildirMessages:
     def _examine(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
         """Return the messages with this unique name.  Raises FileNotFoundError if one of the files has gone."""
         unique_id = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-        paths = self._listed.get(name, [])
-        if len(paths) == 1 and unique_id not in sizes.suffixed:
-            status = os.lstat(paths[0])
-            size = self._size(paths[0], status, unique_id, sizes)
+        listed = self._listed.get(name, [])
+        if len(listed) == 1 and unique_id not in sizes.suffixed:
+            status = self._status(listed[0])
+            size = self._size(listed[0], status, unique_id, sizes)
             if size is None:
                 return []
-            return [(MessageFiles(name, paths, (status.st_ino,)), pop3.Message(size=size, unique_id=unique_id))]
+            return [(MessageFiles(name, listed, (status.st_ino,)), pop3.Message(size=size, unique_id=unique_id))]
         examined: list[tuple[MessageFiles, pop3.Message]] = []
-        for message_id, same in self._by_content(unique_id, [(path, os.lstat(path)) for path in paths], sizes):
+        for message_id, same in self._by_content(unique_id, [(file, self._status(file)) for file in listed], sizes):
             size = self._size(*same[0], message_id, sizes)
             if size is not None:
-                files = MessageFiles(name, [path for path, _ in same], tuple([status.st_ino for _, status in same]))
+                files = MessageFiles(name, [file for file, _ in same], tuple([status.st_ino for _, status in same]))
                 examined.append((files, pop3.Message(size=size, unique_id=message_id)))
         return examined
 
-    def _size(self, path: Path, status: os.stat_result, message_id: str, sizes: WireSizes) -> int | None:
+    def _status(self, file: File) -> os.stat_result:
+        return self._folders[file[0]].status(file[1])
+
+    def _size(self, file: File, status: os.stat_result, message_id: str, sizes: WireSizes) -> int | None:
         """Return the size of a message, or None if its file is left out."""
+        folder, name = self._folders[file[0]], file[1]
         try:
-            size = sizes.of(path, message_id, status)
-            if status.st_uid != self._user or not status.st_mode & stat.S_IRUSR:  # in the usual case, no system call
-                self._check_access(path)
+            size = sizes.of(folder, name, message_id, status)
+            # In the usual case, no system call.
+            if status.st_uid != self._user or status.st_nlink > 1 or not status.st_mode & stat.S_IRUSR:
+                _check_access(folder, name, status)
         except OSError as error:
-            self._leave_out(path, error)
+            self._leave_out(file, error)
             return None
         return size
 
-    def _check_access(self, path: Path) -> None:
-        """Raise PermissionError if the file cannot be read, although its size is known."""
-        if not os.access(path, os.R_OK):
-            os.lstat(path)  # raises FileNotFoundError if it has gone
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    def _leave_out(self, path: Path, error: OSError) -> None:
+    def _leave_out(self, file: File, error: OSError) -> None:
         if isinstance(error, FileNotFoundError) or error.errno in _FAULT_OF_PROCESS:
             raise error
-        self.unreadable[path] = error.strerror or type(error).__name__
+        place, name = file
+        self.unreadable[Path(self._folders[place].path, name)] = error.strerror or type(error).__name__
 
     # Several files with one unique name
 
     def _by_content(
-        self, unique_id: str, files: list[tuple[Path, os.stat_result]], sizes: WireSizes
-    ) -> Iterator[tuple[str, list[tuple[Path, os.stat_result]]]]:
+        self, unique_id: str, files: list[tuple[File, os.stat_result]], sizes: WireSizes
+    ) -> Iterator[tuple[str, list[tuple[File, os.stat_result]]]]:
         """Yield a unique-id and the files of each content.  Only here is the hash of a message computed."""
         given = sizes.suffixed.get(unique_id, [])
         if not given and len({(status.st_dev, status.st_ino) for _, status in files}) == 1:
@@ -160,40 +161,48 @@ class MaildirMessages:
         status = content.oldest[1]
         return not sizes.is_known(unique_id, status), status.st_mtime_ns, content.digest
 
-    def _contents(self, files: list[tuple[Path, os.stat_result]]) -> list[_Content]:
+    def _contents(self, files: list[tuple[File, os.stat_result]]) -> list[_Content]:
         found: dict[str, _Content] = {}
         by_inode: dict[tuple[int, int], str] = {}
-        for path, status in files:
+        for file, status in files:
             inode = (status.st_dev, status.st_ino)
             try:
-                digest = by_inode[inode] if inode in by_inode else content_digest(path)
+                digest = by_inode[inode] if inode in by_inode else content_digest(self._folders[file[0]], file[1])
             except OSError as error:
-                self._leave_out(path, error)
+                self._leave_out(file, error)
                 continue
             by_inode[inode] = digest
-            found.setdefault(digest, _Content(digest)).files.append((path, status))
+            found.setdefault(digest, _Content(digest)).files.append((file, status))
         return list(found.values())
 
     # Files that another program has moved
 
-    def relist(self) -> None:
+    def relist(self, folders: Mapping[str, Folder]) -> None:
         """List the folders again.  Raises OSError."""
-        self._listed = listing(self._maildir)
+        self._listed = listing(folders)
 
-    def moved(self, files: MessageFiles) -> list[Path]:
-        """Return the paths of *files* at the last listing: another program renames them to set flags."""
-        found: list[Path] = []
-        for path in self._listed.get(files.name, ()):
+    def moved(self, files: MessageFiles, folders: Mapping[str, Folder]) -> list[File]:
+        """Return where *files* were at the last listing: another program renames them to set flags."""
+        found: list[File] = []
+        for place, name in self._listed.get(files.name, ()):
             try:
-                if os.lstat(path).st_ino in files.inodes:
-                    found.append(path)
+                if folders[place].status(name).st_ino in files.inodes:
+                    found.append((place, name))
             except FileNotFoundError:
                 pass  # it has been moved again
         return found
 
 
-def content_digest(path: Path) -> str:
+def _check_access(folder: Folder, name: str, status: os.stat_result) -> None:
+    """Raise PermissionError if the file must not or cannot be read, although its size is known."""
+    folder.check(name, status)
+    if not os.access(name, os.R_OK, dir_fd=folder.number):
+        folder.status(name)  # raises FileNotFoundError if it has gone
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{folder.path}/{name}")
+
+
+def content_digest(folder: Folder, name: str) -> str:
     digest = hashlib.sha256()
-    for piece in read_data(path):
+    for piece in read_data(folder, name):
         digest.update(piece)
     return digest.hexdigest()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import Final
 
+from .._files import MAX_FILE, Folder
 from .._line_ends import with_crlf
 from .._maildir import read_data, size_from_name
 
+_NAME: Final = "mailauth.sizes"
 _HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted differently
 _LINE: Final = re.compile(rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)
 
@@ -21,14 +22,14 @@ _LINE: Final = re.compile(rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]+ -?[0-9]
 class WireSizes:
     """The cached sizes of one maildrop.  An entry is valid while the size and the mtime of its file are unchanged."""
 
-    def __init__(self, maildir: Path) -> None:
-        self._path = maildir / "mailauth.sizes"
+    def __init__(self, maildir: Folder) -> None:
+        self._maildir = maildir
         self._read: dict[bytes, tuple[bytes, int]] = {}
         self._asked: dict[bytes, tuple[bytes, int]] = {}
         self.suffixed: dict[str, list[str]] = {}
         """The saved unique-ids that end with ``-`` and a hash, by the part before it (see ``_maildir_messages``)."""
-        with contextlib.suppress(OSError):
-            data = self._path.read_bytes()
+        with contextlib.suppress(OSError), maildir.read(_NAME) as file:
+            data = file.read(MAX_FILE)
             if data.startswith(_HEAD):
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
                 if b"-" in data:
@@ -37,18 +38,18 @@ class WireSizes:
                         if dash:
                             self.suffixed.setdefault(unique_id, []).append(key.decode())
 
-    def of(self, path: Path, unique_id: str, status: os.stat_result) -> int:
-        """Return the size of the message at *path*: from its name, from the cache, or else by reading the file.
+    def of(self, folder: Folder, name: str, unique_id: str, status: os.stat_result) -> int:
+        """Return the size of the message in the file *name*: from the name, from the cache, or else by reading it.
 
         *status* is that of the file.  Raises OSError.
         """
-        named = size_from_name(path.name, status.st_size)
+        named = size_from_name(name, status.st_size)
         if named is not None and "-" not in unique_id:  # a unique-id with a hash is saved in any case
             return named
         key, stamp = unique_id.encode(), _stamp(status)
         known = self._read.get(key)
         if known is None or known[0] != stamp:
-            known = (stamp, sum(map(len, with_crlf(read_data(path)))))
+            known = (stamp, sum(map(len, with_crlf(read_data(folder, name)))))
         self._asked[key] = known
         return known[1]
 
@@ -62,17 +63,10 @@ class WireSizes:
         if self._asked == self._read:
             return
         lines = [b"%s %s %d\n" % (key, stamp, size) for key, (stamp, size) in self._asked.items()]
-        written = self._path.with_name("mailauth.sizes.new")
-        try:
-            number = os.open(written, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-            with os.fdopen(number, "wb") as file:
-                file.write(b"".join((_HEAD, *lines)))
-                file.flush()
-                os.fsync(number)  # a truncated number would be a wrong size
-            os.rename(written, self._path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(written)
+        data = b"".join((_HEAD, *lines))
+        with contextlib.suppress(OSError):
+            # Synchronized, since a truncated number would be a wrong size.
+            self._maildir.replace(_NAME, data, temporary=f"{_NAME}.new", sync=True)
 
 
 def _stamp(status: os.stat_result) -> bytes:

@@ -11,19 +11,25 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from mailauth import pop3
 
 from .._checks import check_type
+from .._files import Folder
 from .._line_ends import with_crlf
-from .._maildir import StagedFile, make_maildir, read_data, sweep, sync_folder
+from .._maildir import File, MaildirPath, StagedFile, message_folders, read_data, sweep
 from .._workers import CLEANUP, FILES
 from ._maildir_messages import MaildirMessages, MessageFiles
 from .content import ContentReader, MessageContent
 from .names import mailbox_name
 from .protocols import OpenedMaildrop, Staged
+
+_LOCK: Final = "mailauth.lock"
+_ATTEMPTS: Final = 10
+"""Attempts to lock a file that is replaced meanwhile."""
 
 
 class MaildirMaildrops:
@@ -39,11 +45,11 @@ class MaildirMaildrops:
         check_type("directory", directory, Path)
         self._directory = directory
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> MaildirPath:
         if mailbox_name(name, frozenset()) != name:
             # Any other name could be a path outside the directory.
             raise ValueError("name must be a canonical name; use the result of mailbox_name()")
-        return self._directory / name
+        return MaildirPath(self._directory, name)
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
         """Write a message to ``tmp`` of the Maildir.  Raises OSError, and ValueError if *name* is not canonical."""
@@ -59,7 +65,7 @@ class MaildirMaildrops:
             raise
 
 
-async def stage_in(maildir: Path, pieces: tuple[bytes, ...]) -> MaildirStaged:
+async def stage_in(maildir: MaildirPath, pieces: tuple[bytes, ...]) -> MaildirStaged:
     """Write *pieces* as one message that is not visible yet.  Raises OSError."""
     file = StagedFile(maildir)
     try:
@@ -73,7 +79,7 @@ async def stage_in(maildir: Path, pieces: tuple[bytes, ...]) -> MaildirStaged:
 class MaildirStaged:
     """A message in a Maildir's ``tmp``."""
 
-    def __init__(self, maildir: Path, file: StagedFile) -> None:
+    def __init__(self, maildir: MaildirPath, file: StagedFile) -> None:
         self._maildir = maildir
         self._file = file
 
@@ -88,22 +94,22 @@ class MaildirStaged:
 class _Opening:
     """Opens a maildrop in a thread, which continues when the task that waits for it is cancelled."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: MaildirPath) -> None:
         self.path = path
         self._abandoned = False
         self._opened: _Opened | None = None
         self._lock = threading.Lock()
 
     def run(self) -> _Opened | pop3.Unavailable:
-        make_maildir(self.path)
-        lock = _Lock.take(self.path / "mailauth.lock")
-        if lock is None:
-            return pop3.Unavailable.IN_USE
-        try:
-            opened = _Opened(self.path, lock)
-        except BaseException:
-            lock.close()
-            raise
+        with self.path.make() as maildir:
+            lock = _Lock.take(maildir)
+            if lock is None:
+                return pop3.Unavailable.IN_USE
+            try:
+                opened = _Opened(self.path, maildir, lock)
+            except BaseException:
+                lock.close()
+                raise
         with self._lock:
             self._opened = opened
             if self._abandoned:
@@ -131,17 +137,31 @@ class _Lock:
         self._guard = threading.Lock()
 
     @classmethod
-    def take(cls, path: Path) -> _Lock | None:
-        """Lock the file at *path*.  Returns None if another session, in this or another process, has the lock."""
-        number = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException as error:
-            os.close(number)
-            if isinstance(error, BlockingIOError):
-                return None
-            raise
-        return cls(number)
+    def take(cls, maildir: Folder) -> _Lock | None:
+        """Lock *maildir*.  Returns None if another session, in this or another process, has the lock.
+
+        Raises OSError if the file cannot be opened, or is not a regular file.
+        """
+        for _ in range(_ATTEMPTS):
+            number = maildir.open_file(_LOCK, os.O_CREAT | os.O_RDWR)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_named(number, maildir):
+                    return cls(number)
+            except BaseException as error:
+                os.close(number)
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+            os.close(number)  # removed or replaced since it was opened: another session may lock the new file
+        return None
+
+    def check(self, maildir: Folder) -> None:
+        """Raise OSError if the file was removed or replaced, alone or with the Maildir: another session may be open."""
+        if not _is_named(self._number, maildir):
+            raise OSError(
+                errno.ESTALE, "the Maildir or its lock was removed or replaced during the session", maildir.path
+            )
 
     def __enter__(self) -> None:
         with self._guard:
@@ -165,15 +185,31 @@ class _Lock:
             os.close(self._number)
 
 
+def _is_named(number: int, maildir: Folder) -> bool:
+    """Return whether the open file *number* still is the lock of *maildir*."""
+    try:
+        return os.path.samestat(os.fstat(number), maildir.status(_LOCK))
+    except FileNotFoundError:
+        return False
+
+
 class _Opened:
-    def __init__(self, path: Path, lock: _Lock) -> None:
+    def __init__(self, path: MaildirPath, maildir: Folder, lock: _Lock) -> None:
         self._path = path
         self._lock = lock
-        sweep(path)
-        self._found = MaildirMessages(path)
+        sweep(maildir)
+        self._found = MaildirMessages(maildir)
         self._reader = ContentReader(iter(()))
         self.messages = self._found.messages
         self.unreadable = tuple(self._found.unreadable.items())
+
+    @contextlib.contextmanager
+    def _folders(self) -> Iterator[Mapping[str, Folder]]:
+        """Open ``new`` and ``cur``.  A session keeps only the lock open, since many may be open at once."""
+        with self._path.open() as maildir:
+            self._lock.check(maildir)
+            with message_folders(maildir) as folders:
+                yield folders
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
         return await FILES.run(self._read, self._found.files[number - 1], offset, key=self._path)
@@ -181,15 +217,16 @@ class _Opened:
     def _read(self, files: MessageFiles, offset: int) -> pop3.Content:
         with self._lock:
             if offset == 0:
-                self._reader = ContentReader(with_crlf(self._read_data(files)))
+                with self._folders() as folders:
+                    self._reader = ContentReader(with_crlf(self._read_data(files, folders)))
             return self._reader.read()
 
-    def _read_data(self, files: MessageFiles) -> Iterator[bytes]:
+    def _read_data(self, files: MessageFiles, folders: Mapping[str, Folder]) -> Iterator[bytes]:
         """Open a file of a message, which another program may have moved.  Raises OSError."""
-        data = _open_first(files.paths) or _open_first(self._found.moved(files))
+        data = _open_first(files.files, folders) or _open_first(self._found.moved(files, folders), folders)
         if data is None:
-            self._found.relist()
-            data = _open_first(self._found.moved(files))
+            self._found.relist(folders)
+            data = _open_first(self._found.moved(files, folders), folders)
         if data is None:
             raise FileNotFoundError(errno.ENOENT, "another program has deleted the message")
         return data
@@ -201,14 +238,14 @@ class _Opened:
     def _update(self, deleted: list[MessageFiles]) -> None:
         """Delete messages.  If one cannot be deleted, the others still are, and then OSError is raised."""
         failures: list[OSError] = []
-        with self._lock:
-            moved = [files for files in deleted if not _unlink(files.paths, failures)]
+        with self._lock, self._folders() as folders:
+            moved = [files for files in deleted if not _unlink(files.files, folders, failures)]
             if moved:
-                self._found.relist()
+                self._found.relist(folders)
                 for files in moved:
-                    _unlink(self._found.moved(files), failures)
-            for folder in ("new", "cur"):
-                sync_folder(self._path / folder)
+                    _unlink(self._found.moved(files, folders), folders, failures)
+            for folder in folders.values():
+                folder.sync()
         if failures:
             raise failures[-1]
 
@@ -217,20 +254,20 @@ class _Opened:
         self._lock.close()
 
 
-def _open_first(paths: Iterable[Path]) -> Iterator[bytes] | None:
-    """Open the first of *paths* that exists.  Return None if all have gone.  Raises OSError for other errors."""
-    for path in paths:
+def _open_first(files: Iterable[File], folders: Mapping[str, Folder]) -> Iterator[bytes] | None:
+    """Open the first of *files* that exists.  Return None if all have gone.  Raises OSError for other errors."""
+    for place, name in files:
         with contextlib.suppress(FileNotFoundError):
-            return read_data(path)
+            return read_data(folders[place], name)
     return None
 
 
-def _unlink(paths: Iterable[Path], failures: list[OSError]) -> bool:
-    """Delete *paths*, and add other errors to *failures*.  Return False if one of them does not exist any more."""
+def _unlink(files: Iterable[File], folders: Mapping[str, Folder], failures: list[OSError]) -> bool:
+    """Delete *files*, and add other errors to *failures*.  Return False if one of them does not exist any more."""
     complete = True
-    for path in paths:
+    for place, name in files:
         try:
-            os.unlink(path)
+            folders[place].remove(name)
         except FileNotFoundError:
             complete = False
         except OSError as error:

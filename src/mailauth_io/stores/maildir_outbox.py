@@ -5,11 +5,12 @@ The envelope is at the top of each message: ``Return-Path:``, then one ``X-Envel
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 from .._checks import check_type
-from .._maildir import STALE_AFTER, sweep
+from .._maildir import STALE_AFTER, MaildirPath, sweep
 from .._workers import FILES
 from .content import Envelope, MessageContent
 from .maildir_maildrops import stage_in
@@ -27,7 +28,7 @@ class MaildirOutbox:
 
     def __init__(self, directory: Path) -> None:
         check_type("directory", directory, Path)
-        self._directory = directory
+        self._path = MaildirPath(directory)
         self._sweep_due = 0.0
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
@@ -37,7 +38,11 @@ class MaildirOutbox:
         """
         if (now := time.monotonic()) >= self._sweep_due:
             self._sweep_due = now + STALE_AFTER
-            await FILES.run(sweep, self._directory, key=self._directory)
+            await FILES.run(self._sweep, key=self._path)
         lines = [f"Return-Path: <{envelope.reverse_path}>", *(f"X-Envelope-To: {path}" for path in envelope.recipients)]
         written = "".join(f"{line}\r\n" for line in lines).encode("utf-8")
-        return await stage_in(self._directory, (written, head, *content.chunks))
+        return await stage_in(self._path, (written, head, *content.chunks))
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(OSError), self._path.open() as maildir:  # it is created at the first delivery
+            sweep(maildir)

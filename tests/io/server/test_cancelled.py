@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,15 +13,14 @@ import pytest
 import trio
 
 from mailauth import pop3, smtp
-from mailauth_io import _maildir, server, stores
+from mailauth_io import server, stores
 from mailauth_io._workers import FILES
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
-from mailauth_io.stores import maildir_maildrops
-from tests.io import loops
+from tests.io import file_calls, loops
 from tests.io.next_hops import Double, Fault
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops
 from tests.io.time_machine import MemoryStream
@@ -206,9 +204,8 @@ def test_cancellation_while_thread_opens_maildrop_leaves_it_unlocked(
     def slow(path: Path) -> None:
         entered.set()
         assert go_on.wait(20)
-        _maildir.make_maildir(path)
 
-    monkeypatch.setattr(maildir_maildrops, "make_maildir", slow)
+    file_calls.before(monkeypatch, "open", slow)
     maildrops = stores.MaildirMaildrops(tmp_path)
     stream = SilentClient(LOGIN)
 
@@ -227,14 +224,12 @@ def test_cancellation_while_thread_writes_message_leaves_no_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, go_on = threading.Event(), threading.Event()
-    make_maildir = _maildir.make_maildir
 
     def slow(path: Path) -> None:
         entered.set()
         assert go_on.wait(20)
-        make_maildir(path)
 
-    monkeypatch.setattr(_maildir, "make_maildir", slow)
+    file_calls.before(monkeypatch, "open", slow)
     budget = stores.Budget()
     stream = SilentClient(MESSAGE, b"whole\r\n.\r\n")
 
@@ -253,12 +248,10 @@ def test_cancellation_during_deletion_keeps_lock_until_it_is_finished(
 ) -> None:
     """The maildrop stays locked until the thread has finished the deletion, after its task was cancelled."""
     entered, go_on = threading.Event(), threading.Event()
-    unlink = os.unlink
 
     def slow(path: Path) -> None:
         entered.set()
         assert go_on.wait(20)
-        unlink(path)
 
     maildrops = stores.MaildirMaildrops(tmp_path)
     stream = SilentClient(LOGIN, b"DELE 1\r\nDELE 2\r\nQUIT\r\n")
@@ -267,7 +260,7 @@ def test_cancellation_during_deletion_keeps_lock_until_it_is_finished(
         for _ in range(2):
             content = stores.MessageContent.of(b"x\r\n", stores.Budget())
             await (await maildrops.stage("alice", b"", content)).commit()
-        monkeypatch.setattr(os, "unlink", slow)
+        file_calls.before(monkeypatch, "unlink", slow)
         work = pop3_work(server_state(maildrops, stores.Budget()), stream)
         if loops.current().name == "trio":  # a trio task waits for its thread
             await cancel(work, entered.is_set, go_on.set)

@@ -16,10 +16,13 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth_io import _maildir, server
+from mailauth_io import server
+from mailauth_io._maildir import MaildirPath, StagedFile
 from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent
 from tests.io import killed_deliveries
+from tests.io.file_calls import full_path
 from tests.io.server_support import Run, Served, accounts, authenticate, meet, on_both_loops, run_on_asyncio
+from tests.io.stores.test_maildirs import make_maildir
 from tests.io.stores.test_maildrops import opened, put, whole
 
 STEPS = ("write", "sync of the file", "rename", "sync of the folder")
@@ -40,15 +43,17 @@ class Disk:
     def __attrs_post_init__(self) -> None:
         self._watch("write", lambda number, data: "write", lambda number, data: len(data))
         self._watch("fsync", lambda number: f"sync of the {'folder' if _is_folder(number) else 'file'}")
-        self._watch("rename", lambda source, target: "rename")
-        self._watch("mkdir", lambda path, *mode: "making a folder")
-        self._watch("open", lambda path, flags, *mode: "making the file" if flags & os.O_EXCL else "")
+        self._watch("rename", lambda source, target, **folders: "rename")
+        self._watch("mkdir", lambda path, *mode, **folder: "making a folder")
+        self._watch("open", lambda path, flags, *mode, **folder: "making the file" if flags & os.O_EXCL else "")
 
-    def _watch(self, name: str, step: Callable[..., str], instead: Callable[..., object] = lambda *args: None) -> None:
+    def _watch(
+        self, name: str, step: Callable[..., str], instead: Callable[..., object] = lambda *args, **options: None
+    ) -> None:
         real = getattr(os, name)
 
         def call(*args: Any, **options: Any) -> Any:
-            what = step(*args, **options) if self._concerned(args[0]) else ""
+            what = step(*args, **options) if self._concerned(args[0], **options) else ""
             if not what:
                 return real(*args, **options)
             if what == self.failing:
@@ -60,9 +65,9 @@ class Disk:
 
         self.patch.setattr(os, name, call)
 
-    def _concerned(self, place: int | str | Path) -> bool:
-        path = os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else str(place)
-        return path.startswith(str(self.root))
+    def _concerned(self, place: int | str | Path, **options: Any) -> bool:
+        path = full_path(place, options.get("dir_fd"), options.get("src_dir_fd"))
+        return str(path).startswith(str(self.root))
 
 
 def _is_folder(number: int) -> bool:
@@ -99,7 +104,7 @@ def test_message_is_synced_to_disk_before_250(
 ) -> None:
     """RFC 5321 section 6.1: after 250 the server is responsible, so a later power cut must not lose the message."""
     for folder in ("alice", "outbox"):
-        _maildir.make_maildir(tmp_path / folder)
+        make_maildir(tmp_path / folder)
     disk = Disk(tmp_path, monkeypatch)
     assert deliver(run, tmp_path, recipient, disk)[0] == 250
     assert_safe(disk.steps)
@@ -112,7 +117,7 @@ def test_sync_check_detects_each_skipped_step(
 ) -> None:
     """If a step is skipped, the check of the test above fails."""
     for folder in ("alice", "outbox"):
-        _maildir.make_maildir(tmp_path / folder)
+        make_maildir(tmp_path / folder)
     disk = Disk(tmp_path, monkeypatch, left_out=left_out)
     deliver(run_on_asyncio, tmp_path, recipient, disk)
     with pytest.raises(AssertionError):
@@ -153,8 +158,8 @@ def test_new_folders_are_synced_to_disk_before_the_message(tmp_path: Path, monke
 
 def test_message_discarded_during_write_leaves_no_file(tmp_path: Path) -> None:
     """A task may be cancelled while its thread is still writing."""
-    _maildir.make_maildir(tmp_path / "alice")
-    file = _maildir.StagedFile(tmp_path / "alice")
+    make_maildir(tmp_path / "alice")
+    file = StagedFile(MaildirPath(tmp_path, "alice"))
 
     def pieces() -> Iterator[bytes]:
         yield b"half"

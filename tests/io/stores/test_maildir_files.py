@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mailauth_io import _maildir, logs, server
+from mailauth_io._files import Folder
 from mailauth_io.stores import MaildirMaildrops, MemoryOutbox, OpenedMaildrop, _maildir_messages, _wire_sizes
+from tests.io import file_calls
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.stores.test_maildirs import foreign
 from tests.io.stores.test_maildrops import opened, put, whole
@@ -126,7 +128,7 @@ def test_unique_id_stays_when_flags_and_sizes_change(run: Run, separator: str, s
 def test_size_in_our_own_name_is_used_with_every_separator(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def uncounted(path: Path) -> Iterator[bytes]:
+    def uncounted(folder: Folder, name: str) -> Iterator[bytes]:
         raise AssertionError("the message was read to count it")
 
     async def main() -> None:
@@ -169,7 +171,7 @@ def test_hard_links_are_one_message_and_are_not_read(run: Run, tmp_path: Path, m
     file = foreign(tmp_path / "alice", "1.x", b"a\n")
     os.link(file, tmp_path / "alice" / "cur" / "1.x:2,S")
 
-    def unhashed(path: Path) -> str:
+    def unhashed(folder: Folder, name: str) -> str:
         raise AssertionError("the message was hashed")
 
     monkeypatch.setattr(_maildir_messages, "content_digest", unhashed)
@@ -272,8 +274,8 @@ def test_hashes_that_begin_alike_get_longer_unique_ids(
 ) -> None:
     hashes = {FIRST: "0" * 64, SECOND: "ab" * 32, THIRD: "ab" * 31 + "00"}
 
-    def of(path: Path) -> str:
-        return hashes[path.read_bytes()]
+    def of(folder: Folder, name: str) -> str:
+        return hashes[Path(folder.path, name).read_bytes()]
 
     monkeypatch.setattr(_maildir_messages, "content_digest", of)
     for seconds, data in enumerate((FIRST, SECOND, THIRD), 1):
@@ -301,21 +303,24 @@ def test_no_content_is_hidden_and_no_unique_id_is_given_twice(
         aged(foreign(directory, f"1.x:2,{'ABCDEF'[number]}", text, "cur"), seconds)
     seen: dict[str, bytes] = {}
     while True:
-        found = _maildir_messages.MaildirMessages(directory)
+        with Folder.open(directory) as maildir:
+            found = _maildir_messages.MaildirMessages(maildir)
         texts_found = {
-            message.unique_id: each.paths[0].read_bytes()
+            message.unique_id: directory.joinpath(*each.files[0]).read_bytes()
             for message, each in zip(found.messages, found.files, strict=True)
         }
         present = {path.read_bytes() for path in (directory / "cur").iterdir()}
         assert len(texts_found) == len(found.messages)
         assert sorted(texts_found.values()) == sorted(present)
-        assert {path for each in found.files for path in each.paths} == set((directory / "cur").iterdir())
+        assert {directory.joinpath(*file) for each in found.files for file in each.files} == set(
+            (directory / "cur").iterdir()
+        )
         for unique_id, text in texts_found.items():
             assert seen.setdefault(unique_id, text) == text
         if not found.files:
             break
-        for path in data.draw(st.sampled_from(found.files)).paths:
-            path.unlink()
+        for file in data.draw(st.sampled_from(found.files)).files:
+            directory.joinpath(*file).unlink()
 
 
 # Races
@@ -360,14 +365,12 @@ def test_message_moved_while_the_folders_are_listed_is_one_message(
 ) -> None:
     """It is listed in both folders, and one of the two paths does not exist any more."""
     file = foreign(tmp_path / "alice", "1.x", b"a\n")
-    scandir = os.scandir
 
-    def late(folder: Path) -> Iterator[os.DirEntry[str]]:
+    def late(folder: Path) -> None:
         if folder.name == "cur" and file.exists():
             file.rename(folder / "1.x:2,S")
-        return scandir(folder)
 
-    monkeypatch.setattr(os, "scandir", late)
+    file_calls.before(monkeypatch, "scandir", late)
 
     async def main() -> None:
         assert await content_of(tmp_path) == {plain_id("1.x"): b"a\r\n"}
@@ -386,9 +389,9 @@ def test_file_that_vanishes_before_it_is_read_is_omitted(
     foreign(tmp_path / "alice", "2.x", b"c\n")
     read_data = _maildir.read_data
 
-    def late(path: Path) -> Iterator[bytes]:
+    def late(folder: Folder, name: str) -> Iterator[bytes]:
         file.unlink(missing_ok=True)
-        return read_data(path)
+        return read_data(folder, name)
 
     monkeypatch.setattr(_maildir_messages if kind == "hashed" else _wire_sizes, "read_data", late)
 
@@ -406,14 +409,12 @@ def test_failed_deletion_of_one_file_of_several_raises(
     """RFC 1939 section 6: the message was not removed, so the client must be told."""
     stuck = foreign(tmp_path / "alice", "1.x", b"a\n")
     foreign(tmp_path / "alice", "1.x:2,S", b"a\n", "cur")
-    unlink = os.unlink
 
     def failing(path: Path) -> None:
         if path == stuck:
             raise PermissionError(errno.EACCES, "Permission denied")
-        unlink(path)
 
-    monkeypatch.setattr(os, "unlink", failing)
+    file_calls.before(monkeypatch, "unlink", failing)
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
@@ -431,14 +432,12 @@ def test_failed_deletion_of_one_file_of_several_raises(
 
 def refuse(monkeypatch: pytest.MonkeyPatch, path: Path, code: int = errno.EACCES) -> None:
     """Make ``open()`` of one file fail, as for a file of another owner; the tests may run as root."""
-    real = os.open
 
-    def failing(name: Path, flags: int, *mode: int) -> int:
+    def failing(name: Path) -> None:
         if name == path:
             raise OSError(code, os.strerror(code), str(name))
-        return real(name, flags, *mode)
 
-    monkeypatch.setattr(os, "open", failing)
+    file_calls.before(monkeypatch, "open", failing)
 
 
 @on_both_loops
@@ -468,7 +467,7 @@ def test_file_of_known_size_that_cannot_be_read_is_left_out(
 ) -> None:
     """Without this, LIST would have it, and RETR would fail each time."""
 
-    def refused(path: Path, mode: int) -> bool:
+    def refused(path: str, mode: int, *, dir_fd: int) -> bool:
         return False
 
     foreign(tmp_path / "alice", "1.x", b"a\n")
@@ -509,10 +508,8 @@ def test_file_replaced_after_it_was_listed_is_left_out(
     file = foreign(tmp_path / "alice", "1.x", b"a\n")
     foreign(tmp_path / "alice", "2.x", b"b\n")
     (tmp_path / "secret").write_bytes(b"root:x\n")
-    lstat = os.lstat
 
-    def late(path: Path) -> os.stat_result:
-        status = lstat(path)
+    def late(path: Path) -> None:
         if path == file and file.is_file():
             file.unlink()
             if kind == "folder":
@@ -521,9 +518,8 @@ def test_file_replaced_after_it_was_listed_is_left_out(
                 os.mkfifo(file)
             else:
                 file.symlink_to(tmp_path / "secret")
-        return status
 
-    monkeypatch.setattr(os, "lstat", late)
+    file_calls.after(monkeypatch, "stat", late)
 
     async def main() -> None:
         assert await content_of(tmp_path) == {plain_id("2.x"): b"b\r\n"}
@@ -573,9 +569,9 @@ def test_nothing_is_hashed_unless_files_share_a_unique_name(
     hashed: list[str] = []
     real = _maildir_messages.content_digest
 
-    def noted(path: Path) -> str:
-        hashed.append(path.name)
-        return real(path)
+    def noted(folder: Folder, name: str) -> str:
+        hashed.append(name)
+        return real(folder, name)
 
     monkeypatch.setattr(_maildir_messages, "content_digest", noted)
     for number in range(5):

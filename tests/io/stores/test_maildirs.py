@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from mailauth import pop3
-from mailauth_io import _maildir, server
+from mailauth_io import server
+from mailauth_io._maildir import MaildirPath
 from mailauth_io.stores import (
     Budget,
     Envelope,
@@ -25,6 +26,7 @@ from mailauth_io.stores import (
     MemoryOutbox,
     MessageContent,
 )
+from tests.io import file_calls
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.stores.test_maildrops import opened, put, whole
 from tests.serving import environment
@@ -37,6 +39,11 @@ def foreign(maildir: Path, name: str, data: bytes, folder: str = "new") -> Path:
         (maildir / each).mkdir(parents=True, exist_ok=True)
     (maildir / folder / name).write_bytes(data)
     return maildir / folder / name
+
+
+def make_maildir(path: Path) -> None:
+    with MaildirPath(path).make():
+        pass
 
 
 @pytest.fixture
@@ -242,13 +249,7 @@ def test_message_removed_while_maildrop_is_opened_is_omitted(
 ) -> None:
     file = foreign(tmp_path / "alice", "1.x.host", b"a\n")
     foreign(tmp_path / "alice", "2.x.host", b"bb\n")
-    lstat = os.lstat
-
-    def late(path: Path) -> os.stat_result:
-        file.unlink(missing_ok=True)
-        return lstat(path)
-
-    monkeypatch.setattr(os, "lstat", late)
+    file_calls.before(monkeypatch, "stat", lambda path: file.unlink(missing_ok=True) if path == file else None)
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
@@ -263,14 +264,12 @@ def test_failed_deletion_raises_and_other_messages_are_deleted(
 ) -> None:
     """RFC 1939 section 6: the reply is -ERR if a message was not removed.  Only marked messages are removed."""
     files = [foreign(tmp_path / "alice", f"{number}.x.host", b"a\n") for number in range(1, 5)]
-    unlink = os.unlink
 
     def stuck(path: Path) -> None:
         if path == files[0]:
             raise PermissionError(errno.EACCES, "Permission denied")
-        unlink(path)
 
-    monkeypatch.setattr(os, "unlink", stuck)
+    file_calls.before(monkeypatch, "unlink", stuck)
 
     async def main() -> None:
         maildrop = await opened(MaildirMaildrops(tmp_path), "alice")
@@ -303,7 +302,7 @@ def test_update_syncs_deletions_to_disk(run: Run, tmp_path: Path, monkeypatch: p
 def test_files_in_tmp_are_removed_after_36_hours(run: Run, kind: str, tmp_path: Path) -> None:
     """maildir(5).  Other entries, such as a folder, stay and do no harm."""
     maildir = tmp_path / "alice"
-    _maildir.make_maildir(maildir)
+    make_maildir(maildir)
     for name, hours in (("old", 37), ("young", 35)):
         path = maildir / "tmp" / name
         path.write_bytes(b"half a mess")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mailauth_io._files import Folder
 from mailauth_io.stores import MaildirMaildrops, _wire_sizes
+from tests.io import file_calls
 from tests.io.server_support import Run, on_both_loops
 from tests.io.stores.test_maildirs import foreign
 from tests.io.stores.test_maildrops import opened, put, whole
@@ -46,7 +48,7 @@ async def sizes(directory: Path) -> list[int]:
     return [message.size for message in maildrop.messages]
 
 
-def uncounted(path: Path) -> Iterator[bytes]:
+def uncounted(folder: Folder, name: str) -> Iterator[bytes]:
     raise AssertionError("the message was read to count it")
 
 
@@ -108,14 +110,12 @@ def test_full_disk_does_not_prevent_opening_maildrop(
 ) -> None:
     """Sizes that cannot be saved are counted each time, so that users can still log in and delete mail."""
     foreign(tmp_path / "alice", "1.x.host", b"a\n")
-    real = getattr(os, name)
 
-    def full(path: Path, *args: int) -> int:
+    def full(path: Path) -> None:
         if "mailauth.sizes" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return int(real(path, *args))
 
-    monkeypatch.setattr(os, name, full)
+    file_calls.before(monkeypatch, name, full)
 
     async def main() -> None:
         assert await sizes(tmp_path) == [3]
