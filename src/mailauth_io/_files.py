@@ -80,20 +80,27 @@ class Folder:
         """Open the regular file *name* for reading."""
         return io.FileIO(self.open_file(name, os.O_RDONLY))
 
-    def create(self, name: str, mode: int = 0o600) -> int:
-        """Create the file *name* for writing, and return the descriptor.  Raises FileExistsError if there is one."""
-        return self._open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    def content(self, name: str) -> bytes:
+        """Return the content of the regular file *name*, of at most MAX_FILE bytes."""
+        with self.read(name) as file:
+            return _read_all(file.fileno(), f"{self.path}/{name}")
+
+    def create(self, name: str) -> int:
+        """Create *name* for writing, mode 0600, and return the descriptor.  Raises FileExistsError if there is one."""
+        return self._open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
 
     def replace(self, name: str, data: bytes, *, temporary: str, mode: int = 0o600, sync: bool = False) -> None:
         """Write *data* to the file *temporary* and rename it to *name*: no reader sees a part of it.
 
+        *mode* is the mode of the file, whatever the umask is.
         A link with one of the names is replaced, and its target is unchanged.
         """
         with contextlib.suppress(FileNotFoundError):
             self.remove(temporary)  # left by a process that was killed
-        number = self.create(temporary, mode)
+        number = self.create(temporary)
         try:
             with open(number, "wb") as file:
+                os.fchmod(number, mode)
                 file.write(data)
                 file.flush()
                 if sync:
@@ -164,9 +171,9 @@ class Folder:
                 errno.EPERM, f"{name} is another user's, in a folder that all users can write to", path
             )
 
-    def _open(self, name: str, flags: int, mode: int = 0o600) -> int:
+    def _open(self, name: str, flags: int) -> int:
         try:
-            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=self.number)
+            return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600, dir_fd=self.number)
         except OSError as error:
             raise self._complete(error, name) from None
 
@@ -192,7 +199,7 @@ def read_file(path: Path) -> tuple[bytes, os.stat_result]:
     """
     with _opened(path) as (number, status):
         _check_regular(status, path)
-        return _read_all(number, path), status
+        return _read_all(number, str(path)), status
 
 
 def read_input(path: Path) -> tuple[bytes, os.stat_result]:
@@ -208,7 +215,7 @@ def read_input(path: Path) -> tuple[bytes, os.stat_result]:
             if not waiting.poll(PIPE_TIMEOUT * 1000):
                 raise TimeoutError(errno.ETIMEDOUT, "it is a pipe that no program writes to", str(path))
         os.set_blocking(number, True)
-        return _read_all(number, path), status
+        return _read_all(number, str(path)), status
 
 
 @contextlib.contextmanager
@@ -225,21 +232,24 @@ def _opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
         os.close(number)
 
 
-def _read_all(number: int, path: Path) -> bytes:
-    with open(number, "rb", closefd=False) as file:
-        data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE} bytes", str(path))
-    return data
+def _read_all(number: int, path: str) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := os.read(number, 65_536):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_FILE:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE} bytes", str(path))
+    return b"".join(pieces)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write *path* atomically, with the mode of the file that it replaces.  The folder must exist.
+    """Write *path* atomically, with the mode of the file that it replaces or 0600.  Its folder must exist.
 
     Raises OSError, also if *path* is a link or another thing than a regular file.
     """
     with Folder.open(path.parent) as folder:
-        mode = 0o666
+        mode = 0o600
         with contextlib.suppress(FileNotFoundError):
             status = folder.status(path.name)
             _check_regular(status, path)
@@ -248,24 +258,24 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def exposure(path: Path) -> str | None:
-    """Return who can replace *path*, as a sentence without its end; None if only this user and root can.
+    """Return why other users can replace *path*, as a clause; None if they cannot.
 
-    The folders above *path* are examined, and those above the target if *path* passes through a link.  The members of
-    the group of a folder are trusted.
+    The folders above *path* are examined, those above the target of a link too, and *path* itself if it is a folder.
+    The members of the group of a folder are trusted.
     """
     trusted = (os.geteuid(), 0)
     for place in dict.fromkeys((Path(os.path.abspath(path)), Path(os.path.realpath(path)))):
-        for entry in (*reversed(place.parents), place):
+        for folder in (*reversed(place.parents), place):
             try:
-                status, folder = entry.lstat(), entry.parent.stat()
+                found = folder.stat()
+                if not stat.S_ISDIR(found.st_mode):
+                    break
+                if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+                    return f"all users can write to {folder}"
+                if found.st_mode & stat.S_IWOTH and folder != place:
+                    entry = folder / place.relative_to(folder).parts[0]
+                    if entry.lstat().st_uid not in trusted:
+                        return f"{entry} belongs to another user, and all users can write to {folder}"
             except OSError:
-                break
-            if entry == entry.parent or not folder.st_mode & stat.S_IWOTH:
-                continue
-            if not folder.st_mode & stat.S_ISVTX:
-                return f"other users can write to {entry.parent}"
-            if status.st_uid not in trusted:
-                return f"other users can write to {entry.parent}, and {entry} belongs to one"
-        if place.is_dir() and (mode := place.stat().st_mode) & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            return f"other users can write to {place}"
+                break  # it does not exist yet, or cannot be examined
     return None

@@ -6,7 +6,6 @@ configuration file.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import ssl
@@ -21,6 +20,7 @@ import attrs
 from mailauth import sasl
 
 from .. import server, stores
+from .._files import exposure, read_file, replace_file
 from ..adapters.tls import certificates
 from ..adapters.tls.certificate_validity import validity
 from ..adapters.tls.channel_binding import BindingContext
@@ -235,7 +235,7 @@ def _context(settings: Settings) -> BindingContext:
     except stores.AccountsError as error:
         raise settings.config_error("key", str(error)) from error
     try:
-        cert.read_bytes()
+        read_file(cert)
     except OSError as error:
         raise settings.config_error("cert", f"{cert} cannot be read: {error.strerror}") from error
     context = certificates.server_context()
@@ -266,22 +266,11 @@ def _temporary_certificate(settings: Settings) -> ssl.SSLContext:
         raise ConfigError(f"{error}, or set {settings.names('cert', 'key')}") from error
     if settings.ca_out is not None:
         try:
-            with open(settings.ca_out, "wb", opener=_open_without_waiting) as file:
-                file.write(made.authority)
+            replace_file(settings.ca_out, made.authority)
         except OSError as error:
             raise settings.config_error("ca_out", f"{settings.ca_out} cannot be written: {error.strerror}") from error
     _trust_clients(settings, made.server)
     return made.server
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a pipe that no program reads with an error, instead of waiting for a reader."""
-    try:
-        return os.open(path, flags | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            error.strerror = "it is a pipe that no program reads"
-        raise
 
 
 def _check_tls(settings: Settings) -> None:
@@ -301,6 +290,7 @@ def _trust_clients(settings: Settings, context: ssl.SSLContext) -> None:
     if path is None:
         return
     try:
+        read_file(path)  # OpenSSL would wait for a pipe
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
         raise settings.config_error("client_ca", f"{path} contains no certificates in PEM format") from error
@@ -357,29 +347,29 @@ def _check_ca_out(settings: Settings) -> None:
 
 
 def _check_ready_file(settings: Settings) -> None:
-    path = settings.ready_file
-    if path is None:
-        return
-    _check_writable(settings, "ready_file", path)
+    if settings.ready_file is not None:
+        _check_writable(settings, "ready_file", settings.ready_file)
+
+
+def _check_writable(settings: Settings, name: str, path: Path) -> None:
+    """Check that the file *path* can be written.  It is replaced, and never written through a link.
+
+    Root would replace even a device, and a reader of a pipe or of the target of a link would wait forever.
+    """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise settings.config_error(name, f"{path} cannot be written: {path.parent} is not a writable directory")
+    if path.is_dir():
+        raise settings.config_error(name, f"{path} cannot be written: it is a directory")
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     except OSError as error:
-        raise settings.config_error("ready_file", f"{path} cannot be written: {error.strerror}") from error
+        raise settings.config_error(name, f"{path} cannot be written: {error.strerror}") from error
     if not stat.S_ISREG(mode):
-        # The file is replaced, not written to: root would replace a device, and a reader of a pipe or of the target of
-        # a link would wait forever.
         raise settings.config_error(
-            "ready_file", f"{path} is not a regular file, and would be replaced; use the name of a new file"
+            name, f"{path} is not a regular file, and would be replaced; use the name of a new file"
         )
-
-
-def _check_writable(settings: Settings, name: str, path: Path) -> None:
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise settings.config_error(name, f"{path} cannot be written: {path.parent} is not a writable directory")
-    if path.is_dir():
-        raise settings.config_error(name, f"{path} cannot be written: it is a directory")
 
 
 def _check_ports(settings: Settings) -> None:
@@ -531,7 +521,19 @@ def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) 
         warnings.append(f"{settings.names('postmaster')} has no effect: the account postmaster receives this mail.")
     if os.geteuid() == 0:
         warnings.append("Running as root: use a dedicated user, as in docs/mailauth.service.")
+    warnings += _exposed(settings)
     if isinstance(accounts, stores.MemoryAccounts) and not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
         warnings.append(f"No accounts, so no login is possible and no mail is accepted: set {users}.")
     return tuple(warnings)
+
+
+def _exposed(settings: Settings) -> list[str]:
+    """Return a warning for each file and directory that other users can replace."""
+    paths = {name: getattr(settings, name) for name in ("accounts", "cert", "key", "client_ca", "maildir", "outbox")}
+    paths["grants"] = settings.grants.sqlite
+    return [
+        f"{settings.names(name)}: other users can replace {path}, because {reason}."
+        for name, path in paths.items()
+        if path is not None and (reason := exposure(path)) is not None
+    ]

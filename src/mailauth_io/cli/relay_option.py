@@ -9,6 +9,7 @@ import ssl
 from typing import Final
 
 from .. import server
+from .._files import read_file
 from . import secret_file
 from .parsers import NextHopUrl
 from .settings import NO_TLS, OPPORTUNISTIC, REQUIRED, Settings
@@ -100,6 +101,8 @@ def _login(settings: Settings, url: NextHopUrl) -> server.Login | None:
 def _context(settings: Settings, *, proving: bool) -> ssl.SSLContext:
     path = settings.relay_ca
     try:
+        if path is not None:
+            read_file(path)  # OpenSSL would wait for a pipe
         context = ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:
         raise settings.config_error("relay_ca", f"{path} contains no certificates in PEM format") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._private_file import AccountsError, read_private
+from .._private_file import AccountsError, read_secret
 from .settings import Settings
 
 
@@ -22,7 +22,7 @@ def read_line(path: Path) -> bytes:
     Raises AccountsError if the file cannot be read, if it is empty or has more than one line, or if other users can
     read or change it.
     """
-    secret = read_private(path).removesuffix(b"\n").removesuffix(b"\r")
+    secret = read_secret(path).removesuffix(b"\n").removesuffix(b"\r")
     if not secret:
         raise AccountsError(f"{path} is empty; write the password to it")
     if b"\n" in secret or b"\r" in secret:

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
@@ -19,6 +18,7 @@ import anyio
 
 from .. import logs, server
 from .._event_loop import check_event_loop
+from .._files import replace_file
 from ..logs import Event
 from . import config, descriptors, grants_option, references
 from .errors import ConfigError
@@ -176,7 +176,7 @@ def _announce(
     ports = {name: getattr(running, name) for name in server.PORTS}
     if serving.ready_file is not None:
         with _writing(settings, serving.ready_file):
-            _write_atomically(serving.ready_file, json.dumps({**ports, "pid": os.getpid()}) + "\n")
+            replace_file(serving.ready_file, (json.dumps({**ports, "pid": os.getpid()}) + "\n").encode())
     listening = ", ".join(f"{name.upper()} {port}" for name, port in ports.items() if port is not None)
     print(f"Serving {', '.join(serving.config.domains)} on {', '.join(serving.config.hosts)}: {listening}.")
     for warning in (*serving.warnings, *others):
@@ -191,15 +191,3 @@ def _writing(settings: Settings, ready_file: Path) -> Generator[None]:
         yield
     except OSError as error:
         raise settings.config_error("ready_file", f"{ready_file} cannot be written: {error.strerror}") from error
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write *path* atomically: a program that waits for the file never reads a part of it."""
-    number, name = tempfile.mkstemp(prefix=".ready.", dir=path.parent)
-    try:
-        with open(number, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

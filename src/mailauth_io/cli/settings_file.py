@@ -6,7 +6,6 @@ The files that it names are read by ``config``.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, Final, cast
 
 import attrs
 
+from .._files import read_input
 from .errors import ConfigError
 from .options import Kind, Option
 from .parsers import ValueParseError
@@ -60,9 +60,7 @@ class FileSettings:
 def read(path: Path) -> FileSettings:
     """Read the settings in *path*.  All errors are in the result; nothing is raised."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read()
+        data, status = read_input(path)
     except OSError as error:
         return _only_error(f"{path}: cannot be read: {error.strerror}")
     try:
@@ -79,7 +77,7 @@ def read(path: Path) -> FileSettings:
         return _only_error(f"{path}:{number}: invalid TOML: {_AT_LINE.sub('', reason).removesuffix(_AT_END)}")
     except (RecursionError, ValueError):
         return _only_error(f"{path}: nested too deeply, or a number has too many digits; simplify the file")
-    return _FileReader(path, text, private=not mode & 0o066).read(document)
+    return _FileReader(path, text, private=not status.st_mode & 0o066).read(document)
 
 
 def _only_error(config_error: str) -> FileSettings:

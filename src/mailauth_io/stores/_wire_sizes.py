@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final
 
-from .._files import MAX_FILE, Folder
+from .._files import Folder
 from .._line_ends import with_crlf
 from .._maildir import read_data, size_from_name
 
@@ -28,8 +28,8 @@ class WireSizes:
         self._asked: dict[bytes, tuple[bytes, int]] = {}
         self.suffixed: dict[str, list[str]] = {}
         """The saved unique-ids that end with ``-`` and a hash, by the part before it (see ``_maildir_messages``)."""
-        with contextlib.suppress(OSError), maildir.read(_NAME) as file:
-            data = file.read(MAX_FILE)
+        with contextlib.suppress(OSError):
+            data = maildir.content(_NAME)
             if data.startswith(_HEAD):
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
                 if b"-" in data:

@@ -41,11 +41,8 @@ def read_passwd_file(path: Path) -> list[Account]:
     """Return the accounts in *path*, in order.  Empty lines and lines that start with ``#`` are ignored.
 
     An invalid line becomes an account with a ``problem``, which never quotes the line: it may contain a password.
-    Raises AccountsError as ``read_private`` does, and if *path* is a pipe: a pipe cannot be read again, and may block.
+    Raises AccountsError as ``read_private`` does.
     """
-    check_type("path", path, Path)
-    if path.is_fifo():
-        raise AccountsError(f"{path} is a pipe, which cannot be read again; use a regular file")
     return [
         _account(line, f"line {number} of {path}")
         for number, line in enumerate(read_private(path).splitlines(), start=1)

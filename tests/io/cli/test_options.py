@@ -8,19 +8,22 @@ import logging
 import os
 import socket
 import ssl
+import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trustme
 
 from mailauth_io import server, stores
+from mailauth_io.adapters.tls import certificates
 from mailauth_io.cli import config, main, serve
 from mailauth_io.cli.settings import OPTIONS
 from mailauth_io.server import Authenticator
 from mailauth_io.server._state import ServerState
 from tests import serving
-from tests.io import loops
+from tests.io import file_calls, loops
 from tests.io.config_errors import config_error
 from tests.io.server_support import Clock
 
@@ -391,8 +394,9 @@ def test_unwritable_path_is_rejected(option: str, tmp_path: Path, capfd: pytest.
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "socket", "directory", "link to a directory"])
-def test_a_ready_file_that_is_not_a_regular_file_is_refused_and_kept(
-    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", ["--ready-file", "--ca-out"])
+def test_an_output_file_that_is_not_a_regular_file_is_refused_and_kept(
+    option: str, kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is replaced, and a root process would replace even a device such as /dev/null."""
     directory, target = tmp_path / "directory", tmp_path / "target"
@@ -413,23 +417,24 @@ def test_a_ready_file_that_is_not_a_regular_file_is_refused_and_kept(
             elif kind == "link to a directory":
                 target.mkdir()
         before = path.lstat()
-        said = config_error(capfd, "serve", *USER, "--smtp", "0", "--ready-file", str(path))
-    assert said.startswith(f"mailauth serve: --ready-file: {path} ")
+        said = config_error(capfd, "serve", *USER, "--smtp", "0", option, str(path))
+    assert said.startswith(f"mailauth serve: {option}: {path} ")
     assert said.count("\n") == 1
     assert path.lstat() == before
     assert os.listdir(directory) == ["ready"]
 
 
-def test_a_ready_file_that_cannot_be_replaced_leaves_no_temporary_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", ["--ready-file", "--ca-out"])
+def test_an_output_file_that_cannot_be_replaced_leaves_no_temporary_file(
+    option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: str, target: Path) -> None:
+    def refuse(path: Path) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "replace", refuse)
-    path = tmp_path / "ready"
-    said = config_error(capfd, "serve", *USER, "--smtp", "0", "--ready-file", str(path))
-    assert said == f"mailauth serve: --ready-file: {path} cannot be written: Operation not permitted\n"
+    file_calls.before(monkeypatch, "rename", refuse)
+    path = tmp_path / "file"
+    said = config_error(capfd, "serve", *USER, "--smtp", "0", option, str(path))
+    assert said == f"mailauth serve: {option}: {path} cannot be written: Operation not permitted\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -449,24 +454,15 @@ def test_a_ready_file_of_another_user_is_named(
     assert said == f"mailauth serve: --ready-file: {path} cannot be written: Operation not permitted\n"
 
 
-def test_a_pipe_that_no_program_reads_does_not_stop_the_command(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "authority"
-    os.mkfifo(path)
-    said = config_error(capfd, "serve", *USER, "--ca-out", str(path))
-    assert said == f"mailauth serve: --ca-out: {path} cannot be written: it is a pipe that no program reads\n"
-
-
 def test_ready_file_write_error_names_the_configuration_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a file, the error begins with line and key, not with the flag."""
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(serve, "_write_atomically", full)
+    monkeypatch.setattr(serve, "replace_file", full)
     file = tmp_path / "mailauth.toml"
     file.write_text('[process]\nready_file = "ready"\n')
     reason = f"{tmp_path / 'ready'} cannot be written: No space left on device"
@@ -635,6 +631,116 @@ def test_reuse_port_is_rejected_only_if_the_system_lacks_it(
     serving.stores.grants.close()
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     assert "not supported on this system" in config_error(capfd, "serve", *words, "--reuse-port")
+
+
+def exposed(*words: str) -> list[str]:
+    serving = read(*USER, *words)
+    if serving.stores.grants is not None:
+        serving.stores.grants.close()
+    return [warning for warning in serving.warnings if "other users can replace" in warning]
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("option", ["--maildir", "--outbox", "--grants", "--accounts"])
+def test_path_below_a_folder_that_all_users_can_write_to_is_warned_about(
+    option: str, link: bool, tmp_path: Path
+) -> None:
+    """They could put a folder or a file of their own in its place.  In a folder such as /tmp they cannot, unless it is
+    already theirs."""
+    directory = tmp_path / "open"
+    (directory / "mine").mkdir(parents=True)
+    (directory / "mine" / "path").touch(0o600) if option == "--accounts" else None
+    (tmp_path / "link").symlink_to(directory / "mine")
+    path = (tmp_path / "link" if link else directory / "mine") / "path"
+    words = (option, f"sqlite:{path}" if option == "--grants" else str(path))
+    assert exposed(*words) == []
+    directory.chmod(0o1777)
+    assert exposed(*words) == []
+    directory.chmod(0o777)
+    assert exposed(*words) == [f"{option}: other users can replace {path}, because all users can write to {directory}."]
+    if os.geteuid() == 0:
+        directory.chmod(0o1777)
+        os.chown(directory / "mine", 12_345, -1)
+        reason = f"{directory / 'mine'} belongs to another user, and all users can write to {directory}"
+        assert exposed(*words) == [f"{option}: other users can replace {path}, because {reason}."]
+
+
+def test_maildir_that_all_users_can_write_to_is_warned_about(tmp_path: Path) -> None:
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail").chmod(0o777)
+    assert len(exposed("--maildir", str(tmp_path / "mail"))) == 1
+
+
+def test_ca_out_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
+    """A hard link to it keeps its content.  The mode may let other users read it."""
+    path = tmp_path / "authority"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    os.link(path, tmp_path / "hard link")
+    read(*USER, "--ca-out", str(path))
+    assert path.read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert (tmp_path / "hard link").read_bytes() == b"old"
+
+
+def test_ca_out_replaced_by_a_link_after_the_check_is_not_followed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tmp_path / "authority", tmp_path / "target"
+    target.write_bytes(b"precious")
+    made = certificates.temporary_certificate
+
+    def late(addresses: Sequence[str]) -> certificates.TemporaryCertificate:
+        path.symlink_to(target)
+        return made(addresses)
+
+    monkeypatch.setattr(certificates, "temporary_certificate", late)
+    said = config_error(capfd, "serve", *USER, "--ca-out", str(path))
+    assert said == f"mailauth serve: --ca-out: {path} cannot be written: it is not a regular file\n"
+    assert target.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+@pytest.mark.parametrize("option", ["--cert", "--key", "--client-ca", "--relay-ca", "--accounts"])
+def test_input_file_that_is_not_a_regular_file_is_a_config_error(
+    option: str,
+    kind: str,
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pipe has no writer: reading it would not end.  The device has no end either."""
+    path = tmp_path / "path"
+    monkeypatch.chdir(tmp_path)  # the path of a socket has at most 107 bytes
+    if kind == "pipe":
+        os.mkfifo(path, 0o600)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir(mode=0o700)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+        path.chmod(0o600)
+    options = {"--cert": str(pair[0]), "--key": str(pair[1])}
+    if option == "--client-ca":
+        options["--client-name"] = "CN:x=alice"
+    if option == "--relay-ca":
+        options["--relay-to"] = "smtps://127.0.0.1:1"
+    options[option] = str(path)
+    said = config_error(capfd, "serve", *USER, *(word for pair in options.items() for word in pair))
+    reason = "it is a socket" if kind == "socket" else "it is not a regular file"
+    assert said == f"mailauth serve: {option}: {path} cannot be read: {reason}\n"
+
+
+def test_certificate_and_key_may_be_links(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """As those that certbot makes."""
+    (tmp_path / "live").mkdir()
+    for name, path in zip(("cert", "key"), pair, strict=True):
+        (tmp_path / "live" / name).symlink_to(path)
+    serving = read(*USER, "--cert", str(tmp_path / "live" / "cert"), "--key", str(tmp_path / "live" / "key"))
+    assert serving.certificate is not None
 
 
 @pytest.mark.parametrize(("user", "warned"), [(0, True), (1000, False)])

@@ -211,6 +211,8 @@ def test_tls_session_is_not_resumed_after_removal_of_client_ca(tmp_path: Path) -
         (lambda files: files.cert.unlink(), "cannot be read: No such file"),
         (lambda files: files.key.chmod(0o644), "is accessible to other users"),
         (lambda files: files.write(days=-1), "expired on"),
+        (lambda files: pipe(files.cert), "cannot be read: it is not a regular file"),
+        (lambda files: pipe(files.key), "cannot be read: it is not a regular file"),
     ],
 )
 def test_invalid_certificate_is_logged_once_and_previous_one_is_kept(
@@ -224,9 +226,17 @@ def test_invalid_certificate_is_logged_once_and_previous_one_is_kept(
     (told,) = warnings(caplog)
     assert told.startswith('ERROR certificate warning="keeping the previous certificate: --')
     assert says in told
+    for path in (files.cert, files.key):
+        path.unlink(missing_ok=True)
     files.write(days=90)
     files.context.check_files(at_once=True)
     assert step_handshake(files.context)[0] == files.written
+
+
+def pipe(path: Path) -> None:
+    """Replace *path* with a pipe that nobody writes to: reading it would block the event loop for ever."""
+    path.unlink()
+    os.mkfifo(path, 0o600)
 
 
 def test_files_removed_during_reload_keep_previous_certificate(

@@ -21,6 +21,7 @@ from mailauth_io.stores import (
     from_password,
     write_credential,
 )
+from tests.io import file_calls
 from tests.io.server_support import Clock, Run, on_both_loops
 
 T = TypeVar("T")
@@ -129,15 +130,12 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
     async def main() -> None:
         server_state.write("alice:{PLAIN}half\n")
         server_state.clock.now += 5
-        text = Path.open
 
-        def and_then_changed(path: Path, mode: str) -> object:
-            file = text(path, mode)
+        def change(path: Path) -> None:
             os.utime(server_state.path, (NOW + 1, NOW + 1))
-            return file
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", and_then_changed)
+            file_calls.after(patch, "open", change)
             assert await server_state.accounts.refresh() is None
         assert await server_state.accounts.check_password("alice", b"one")
         assert await server_state.later(1) is not None
@@ -225,13 +223,13 @@ def test_a_change_that_could_not_be_read_is_read_later(
 ) -> None:
     """The reason may not be in the file, so that it does not change again."""
 
-    def fail(path: Path, mode: str) -> object:
+    def fail(path: Path) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async def main() -> None:
         server_state.write("alice:{PLAIN}new\n")
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "open", fail)
+            file_calls.before(patched, "open", fail)
             changes = await server_state.later(5)
             assert changes is not None
             assert changes.warnings == (

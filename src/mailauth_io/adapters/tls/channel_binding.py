@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from ..._files import read_file
 from ._der import element
 
 __all__ = ["NAME", "UNIQUE", "WITHOUT_HINT", "BindingContext", "Password", "channel_bindings", "server_end_point"]
@@ -90,7 +91,8 @@ class BindingContext(ssl.SSLContext):
         """Load a chain as ``ssl.SSLContext`` does, and keep the first certificate in the file."""
         super().load_cert_chain(certfile, keyfile, password)
         self._chains += 1
-        found = _PEM.search(Path(os.fsdecode(certfile)).read_bytes())
+        data, _ = read_file(Path(os.fsdecode(certfile)))
+        found = _PEM.search(data)
         self._certificate = None if found is None else ssl.PEM_cert_to_DER_cert(found[0].decode("ascii", "replace"))
 
     @property
