@@ -25,6 +25,7 @@ from mailauth.addresses import grant_key
 from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
 
 from .._checks import check_function, check_type
+from .._files import Folder
 from ._bounded_executor import BoundedExecutor
 from .grants import MAX_SWEPT_PER_LOGIN, TIMEOUT, ActiveGrant, GrantsError, GrantSettings, make_table
 
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 _FileId: TypeAlias = tuple[int, int] | None
+_FileIds: TypeAlias = tuple[_FileId, ...]
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+"""The ends of the names of the files that SQLite makes beside the database."""
 
 BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
@@ -95,8 +99,9 @@ class SqliteGrants:
         self._max_grants = max_grants
         self._clock = clock
         self._executor = BoundedExecutor()
-        self._idle: queue.SimpleQueue[tuple[sqlite3.Connection, _FileId]] = queue.SimpleQueue()  # one for each thread
+        self._idle: queue.SimpleQueue[tuple[sqlite3.Connection, _FileIds]] = queue.SimpleQueue()  # one for each thread
         self._closed = False
+        self._log: tuple[Path, ...] = ()  # the files of the log, beside the target if the path is a link
         self._complete: _FileId = None  # the file that was opened last
         try:
             self._idle.put(self._open())
@@ -216,13 +221,13 @@ class SqliteGrants:
     @contextlib.contextmanager
     def _connection(self) -> Generator[sqlite3.Connection]:
         try:
-            connection, file = self._idle.get_nowait()
+            connection, files = self._idle.get_nowait()
         except queue.Empty:
-            connection, file = self._open()
+            connection, files = self._open()
         else:
-            if file != _file_id(self._path):
-                connection.close()  # the file was removed or replaced: no other process sees what is in it
-                connection, file = self._open()
+            if files != self._file_ids():
+                connection.close()  # a file was removed or replaced: no other process sees what is in it
+                connection, files = self._open()
         try:
             yield connection
         except BaseException:
@@ -231,18 +236,25 @@ class SqliteGrants:
         if self._closed:
             connection.close()
         else:
-            self._idle.put((connection, file))
+            self._idle.put((connection, files))
 
-    def _open(self) -> tuple[sqlite3.Connection, _FileId]:
-        """Return a connection to the file, which is created if it does not exist, and what identifies the file."""
+    def _open(self) -> tuple[sqlite3.Connection, _FileIds]:
+        """Return a connection to the file, which is created if it does not exist, and what identifies the files."""
         file = _file_id(self._path)
         # Another process may be creating a file that this one has not opened yet.
         with contextlib.nullcontext() if file is not None and file == self._complete else _alone(self._path.parent):
             _claim(self._path)
             file = _file_id(self._path)
+            target = os.path.realpath(self._path)
+            self._log = (Path(f"{target}-wal"), Path(f"{target}-shm"))
             connection = _connect(self._path, self.settings)
         self._complete = file
-        return connection, file
+        # The log exists while a connection is open.  If the database was replaced meanwhile, the next call opens it.
+        return connection, (file, *self._file_ids()[1:])
+
+    def _file_ids(self) -> _FileIds:
+        """Return what identifies the database and its log."""
+        return tuple(map(_file_id, (self._path, *self._log)))
 
 
 def _file_id(path: Path) -> _FileId:
@@ -270,6 +282,7 @@ def _claim(path: Path) -> None:
 
     An existing file is not opened: closing it would release the locks of all SQLite connections of this process.
     """
+    _check_beside(Path(os.path.realpath(path)))
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
@@ -277,11 +290,14 @@ def _claim(path: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Check that *path* is a regular file that other users cannot access.  Raises GrantsError or OSError.
+    """Check that *path* is a regular file that other users can neither access nor replace.
 
-    Its mode is 600, or 660 to share it with a group.  Then its directory must belong to this group, be writable for it,
-    and have the setgid bit: SQLite makes the files beside it (-wal, -shm) with the same mode, but for the group of the
-    directory.
+    Raises GrantsError or OSError.  *path* may be a link, but the files beside its target may not.  In a directory such
+    as /tmp, all of them must belong to this user or to root.
+
+    The mode of the file is 600, or 660 to share it with a group.  Then its directory must belong to this group, be
+    writable for it, and have the setgid bit: SQLite makes the files beside it (-wal, -shm) with the same mode, but for
+    the group of the directory.
     """
     check_type("path", path, Path)
     status = path.stat()
@@ -289,7 +305,8 @@ def check_file(path: Path) -> None:
         raise GrantsError(f"{path} is not a regular file; use another path")
     mode = stat.S_IMODE(status.st_mode)
     private, shared = not mode & 0o077, not mode & 0o007 and mode & 0o070 == 0o060
-    folder = path.absolute().parent
+    path = Path(os.path.realpath(path))
+    folder = path.parent
     if shared:
         found = folder.stat()
         shared = found.st_gid == status.st_gid and found.st_mode & 0o2032 == 0o2030
@@ -299,6 +316,26 @@ def check_file(path: Path) -> None:
             f"{path} is accessible to other users; run: chmod 600 {path} (or, to share it with the group {group}: "
             f"chmod 660 {path} && chgrp {group} {folder} && chmod 2770 {folder})"
         )
+    _check_beside(path)
+
+
+def _check_beside(path: Path) -> None:
+    """Check that no other user can replace the database *path* or a file beside it, or has put it there."""
+    with Folder.open(path.parent) as folder:
+        mode = os.fstat(folder.number).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise GrantsError(f"{path} can be replaced by other users; run: chmod o-w {path.parent}")
+        for end in ("", *_BESIDE):
+            name = f"{path.name}{end}"
+            try:
+                status = folder.status(name)
+                folder.check(name, status)
+            except FileNotFoundError:
+                continue
+            except PermissionError as error:
+                raise GrantsError(f"{path.parent}: {error.strerror}; use another directory") from error
+            if end and not stat.S_ISREG(status.st_mode):
+                raise GrantsError(f"{path.parent / name} is not a regular file; remove it")
 
 
 def access_problem(path: Path) -> str | None:
@@ -308,9 +345,7 @@ def access_problem(path: Path) -> str | None:
     folder = path.parent
     needed = [(place, os.X_OK, "enter") for place in reversed(folder.parents)]
     needed.append((folder, os.R_OK | os.W_OK | os.X_OK, "read and write"))
-    needed += [
-        (path.with_name(f"{path.name}{end}"), os.R_OK | os.W_OK, "read and write") for end in ("", "-wal", "-shm")
-    ]
+    needed += [(path.with_name(f"{path.name}{end}"), os.R_OK | os.W_OK, "read and write") for end in ("", *_BESIDE)]
     for place, access, verb in needed:
         try:
             status = place.stat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sqlite3
 import stat
 import threading
@@ -70,10 +71,10 @@ def test_file_accessible_to_other_users_is_rejected(opening: Opening, mode: int)
     [
         (0o660, 0o2770, True),
         (0o660, 0o2775, True),
-        (0o600, 0o777, True),
+        (0o600, 0o1777, True),
         (0o660, 0o770, False),  # the files beside it would be for the group of whoever opens it first
         (0o660, 0o2750, False),
-        (0o660, 0o2777, False),
+        (0o660, 0o3777, False),
         (0o640, 0o2770, False),
         (0o620, 0o2770, False),
         (0o664, 0o2770, False),
@@ -94,6 +95,79 @@ def test_file_may_be_shared_with_the_group_of_its_directory(
         os.chown(path, -1, os.getegid() + 1)
         with pytest.raises(GrantsError, match="to share it with the group "):
             SqliteGrants(path)
+
+
+def test_file_in_a_directory_that_all_users_can_write_to_is_rejected(tmp_path: Path) -> None:
+    """They could replace it, or make the files beside it.  In a directory such as /tmp they could make these files."""
+    tmp_path.chmod(0o777)
+    path = tmp_path / "grants.db"
+    for _ in range(2):
+        with pytest.raises(GrantsError, match=f"{path} can be replaced by other users; run: chmod o-w {tmp_path}"):
+            SqliteGrants(path)
+        path.touch(mode=0o600)
+    tmp_path.chmod(0o1777)
+    SqliteGrants(path).close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(("mode", "accepted"), [(0o1777, False), (0o700, True)])
+def test_file_of_another_user_in_a_shared_directory_is_rejected(
+    tmp_path: Path, end: str, mode: int, accepted: bool
+) -> None:
+    """SQLite would read a log that another user wrote."""
+    path = tmp_path / "grants.db"
+    SqliteGrants(path).close()
+    beside = Path(f"{path}{end}")
+    beside.touch(mode=0o600)
+    os.chown(beside, 12_345, -1)
+    tmp_path.chmod(mode)
+    with contextlib.nullcontext() if accepted else pytest.raises(GrantsError, match=f"{beside.name} is another user's"):
+        SqliteGrants(path).close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "folder", "socket"])
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+def test_database_and_the_files_beside_it_are_regular_files(
+    tmp_path: Path, end: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the database may be a link, which the operator has made."""
+    folder, target = tmp_path / "folder", tmp_path / "target"
+    folder.mkdir()
+    path = folder / "grants.db"
+    SqliteGrants(path).close()
+    beside = Path(f"{path}{end}")
+    beside.unlink(missing_ok=True)
+    monkeypatch.chdir(folder)  # the path of a socket has at most 107 bytes
+    if kind == "pipe":
+        os.mkfifo(beside, 0o600)
+    elif kind == "folder":
+        beside.mkdir(mode=0o700)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(beside.name)
+    else:
+        beside.symlink_to(target)
+    if kind == "link":
+        target.touch(mode=0o600)
+    if kind == "link" and not end:
+        SqliteGrants(path).close()
+        return
+    with pytest.raises(GrantsError, match=r"is not a regular file|No such file"):
+        SqliteGrants(path)
+    assert target.exists() == (kind == "link")
+    if kind == "link":
+        assert target.read_bytes() == b""
+
+
+def test_files_beside_the_target_of_a_link_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    SqliteGrants(tmp_path / "far" / "real.db").close()
+    (tmp_path / "grants.db").symlink_to(tmp_path / "far" / "real.db")
+    SqliteGrants(tmp_path / "grants.db").close()
+    (tmp_path / "far" / "real.db-wal").symlink_to(tmp_path / "none")
+    with pytest.raises(GrantsError, match=r"far/real\.db-wal is not a regular file"):
+        SqliteGrants(tmp_path / "grants.db")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -242,6 +316,23 @@ async def test_removed_file_is_made_again_and_has_no_grants(loop: loops.Loop, op
         path.unlink()
     assert await grants.find(HERE) is None
     assert stat.S_IMODE(opening.path.stat().st_mode) == 0o600
+    await grants.grant(REMOTE_ADDRESS, "bob")
+    assert await opening().find(REMOTE_ADDRESS) is not None
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@on_both_loops
+async def test_log_that_was_removed_alone_is_noticed(loop: loops.Loop, opening: Opening, linked: bool) -> None:
+    """A grant in it would be seen by no other process, and be lost at the end."""
+    if linked:
+        link = opening.path.with_name("link")
+        link.symlink_to(opening.path)
+        opening.path = link
+        opening.path.resolve().touch(mode=0o600)
+    grants = opening()
+    await grants.grant(HERE, "alice")
+    for end in ("-wal", "-shm"):
+        Path(f"{opening.path.resolve()}{end}").unlink()
     await grants.grant(REMOTE_ADDRESS, "bob")
     assert await opening().find(REMOTE_ADDRESS) is not None
 
