@@ -19,6 +19,7 @@ import trustme
 from mailauth_io import server, stores
 from mailauth_io.adapters.tls import certificates
 from mailauth_io.cli import config, main, serve
+from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.settings import OPTIONS
 from mailauth_io.server import Authenticator
 from mailauth_io.server._state import ServerState
@@ -396,7 +397,7 @@ def test_unwritable_path_is_rejected(option: str, tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize("kind", ["pipe", "link", "dangling link", "socket", "directory", "link to a directory"])
 @pytest.mark.parametrize("option", ["--ready-file", "--ca-out"])
 def test_an_output_file_that_is_not_a_regular_file_is_refused_and_kept(
-    option: str, kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    option: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is replaced, and a root process would replace even a device such as /dev/null."""
     directory, target = tmp_path / "directory", tmp_path / "target"
@@ -417,10 +418,10 @@ def test_an_output_file_that_is_not_a_regular_file_is_refused_and_kept(
             elif kind == "link to a directory":
                 target.mkdir()
         before = path.lstat()
-        said = config_error(capfd, "serve", *USER, "--smtp", "0", option, str(path))
-    assert said.startswith(f"mailauth serve: {option}: {path} ")
-    assert said.count("\n") == 1
-    assert path.lstat() == before
+        with pytest.raises(ConfigError, match=f"^{option}: {path} [^\n]*$"):
+            read(*USER, "--smtp", "0", option, str(path))
+    assert os.path.samestat(path.lstat(), before)
+    assert path.lstat().st_mtime_ns == before.st_mtime_ns
     assert os.listdir(directory) == ["ready"]
 
 
@@ -684,7 +685,7 @@ def test_ca_out_is_replaced_and_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_ca_out_replaced_by_a_link_after_the_check_is_not_followed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, target = tmp_path / "authority", tmp_path / "target"
     target.write_bytes(b"precious")
@@ -695,8 +696,8 @@ def test_ca_out_replaced_by_a_link_after_the_check_is_not_followed(
         return made(addresses)
 
     monkeypatch.setattr(certificates, "temporary_certificate", late)
-    said = config_error(capfd, "serve", *USER, "--ca-out", str(path))
-    assert said == f"mailauth serve: --ca-out: {path} cannot be written: it is not a regular file\n"
+    with pytest.raises(ConfigError, match=f"^--ca-out: {path} cannot be written: it is not a regular file$"):
+        read(*USER, "--ca-out", str(path))
     assert target.read_bytes() == b"precious"
 
 
