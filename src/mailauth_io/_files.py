@@ -13,7 +13,7 @@ import os
 import secrets
 import select
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -219,7 +219,7 @@ def read_input(path: Path) -> tuple[bytes, os.stat_result]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+def _opened(path: Path) -> Generator[tuple[int, os.stat_result]]:
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -108,7 +108,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def message_folders(maildir: Folder) -> Iterator[Mapping[str, Folder]]:
+def message_folders(maildir: Folder) -> Generator[Mapping[str, Folder]]:
     """Open ``new`` and ``cur``, in the order in which messages move, so that a listing misses none.  Raises OSError."""
     with maildir.folder("new") as new, maildir.folder("cur") as cur:
         yield {"new": new, "cur": cur}

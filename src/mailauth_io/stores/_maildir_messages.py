@@ -61,10 +61,11 @@ class MaildirMessages:
         self.files: list[MessageFiles] = []
         self.unreadable: dict[Path, str] = {}
         """The files that are left out because they cannot be read, each with the reason."""
-        with message_folders(maildir) as self._folders:
-            self._listed = listing(self._folders)
+        self._folders: Mapping[str, Folder] = {}  # only while the messages are examined
+        with message_folders(maildir) as folders:
+            self._folders, self._listed = folders, listing(folders)
             self.messages = tuple(self._snapshot(WireSizes(maildir)))
-        self._folders = {}  # closed
+        self._folders = {}
 
     def _snapshot(self, sizes: WireSizes) -> list[pop3.Message]:
         messages: list[pop3.Message] = []

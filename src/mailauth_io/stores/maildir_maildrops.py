@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -204,7 +204,7 @@ class _Opened:
         self.unreadable = tuple(self._found.unreadable.items())
 
     @contextlib.contextmanager
-    def _folders(self) -> Iterator[Mapping[str, Folder]]:
+    def _folders(self) -> Generator[Mapping[str, Folder]]:
         """Open ``new`` and ``cur``.  A session keeps only the lock open, since many may be open at once."""
         with self._path.open() as maildir:
             self._lock.check(maildir)

@@ -10,7 +10,7 @@ import poplib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files
 
 
 @contextlib.contextmanager
-def in_place(kind: str, path: Path, target: Path) -> Iterator[None]:
+def in_place(kind: str, path: Path, target: Path) -> Generator[None]:
     """Make *path* what *kind* says.  At the end, check that its target is unchanged and nothing waited for a pipe."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
