@@ -15,6 +15,7 @@ It listens on 127.0.0.1, and accepts mail from every program on this machine.
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -97,12 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if invalid:
         parser.error(f"invalid user {invalid[0]!r}: use a name in lower case, without a domain")
     try:
-        asyncio.run(run(LmtpServer(stores.MaildirMaildrops(args.directory), args.user), args.port))
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(run(LmtpServer(stores.MaildirMaildrops(args.directory), args.user), args.port))
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

@@ -75,10 +75,24 @@ class Served:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
+    def log_so_far(self) -> str:
+        """Return the log with all that the server has logged until now.
+
+        A thread writes it, perhaps after the client has its reply.  Lines are in order: that of a reload is the last.
+        """
+        line = " INFO reload\n"
+        reloads = self.log.read_text().count(line)
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while (log := self.log.read_text()).count(line) == reloads:
+            assert time.monotonic() < deadline, log
+            time.sleep(0.01)
+        return log
+
     def logins(self) -> list[Login]:
         """Return the logins in the log, in order.  The log must be in text format."""
         found = []
-        for line in self.log.read_text().splitlines():
+        for line in self.log_so_far().splitlines():
             event, _, rest = line.partition(" connection=")
             if event.endswith((" INFO login", " INFO login failed")):
                 fields = dict(word.partition("=")[::2] for word in rest.split())

@@ -18,6 +18,7 @@ SERVERS: dict[str, tuple[str, ...]] = {
     "account_store.py": ("accounts.json",),
     "greylisting.py": (),
     "honeypot.py": (),
+    "lmtp_server.py": ("--user", "alice", "Maildir"),
     "maildrop_server.py": ("--user", "alice", "Maildir"),
     "maildrop_store.py": ("mail.sqlite",),
     "relay.py": ("--tls", "none", "127.0.0.1", "25"),

@@ -108,9 +108,11 @@ class Pop3Session(Session[pop3.ServerEvent]):
         if isinstance(opened, pop3.Unavailable):
             self.log(logging.INFO, "maildrop not opened", identity=shown(identity), reason=opened.name)
             return opened
-        check_returned_interface(maildrops, "open", opened, OpenedMaildrop)
         try:
+            check_returned_interface(maildrops, "open", opened, OpenedMaildrop)
             snapshot = pop3.Maildrop(messages=opened.messages)
+        except WrongResult:  # it may have no close()
+            raise
         except BaseException:
             opened.close()
             raise

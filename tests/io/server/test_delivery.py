@@ -13,8 +13,9 @@ from hypothesis import given, strategies as st
 from mailauth import pop3, smtp
 from mailauth.errors import Malformed
 from mailauth_io import stores
+from mailauth_io._workers import CLEANUP
 from mailauth_io.server import delivery, trace
-from tests.io.server_support import Run, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, on_both_loops
 
 RECEIVED = b"Received: from here\r\n"
 
@@ -266,6 +267,7 @@ def message(budget: stores.Budget) -> delivery.Message:
 
 async def count(maildrops: stores.Maildrops, outbox: stores.Outbox, directory: Path) -> list[int]:
     """Return the number of messages of alice, of bob and in the outbox."""
+    CLEANUP.finish(TIMEOUT)
     numbers = []
     for name in ("alice", "bob"):
         opened = await maildrops.open(name)

@@ -263,7 +263,7 @@ def test_partial_write_at_file_size_limit_gives_451_and_leaves_no_file(loop: str
             assert [path for path in files(tmp_path) if path.parent.name == "tmp"] == []
             resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
             assert client.sendmail("alice@example.test", ["alice@example.test"], TEXT) == {}
-        log = server_process.log.read_text()
+        log = server_process.log_so_far()
         assert log.count("store failed") == 2
         for part in ("maildrops", "outbox"):
             assert f'part={part} reason="OSError: {os.strerror(errno.EFBIG)}"' in log
