@@ -6,6 +6,7 @@ Invalid settings raise ConfigError.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def shared(settings: Settings) -> stores.Grants | None:
     except stores.GrantsError as error:
         raise settings.config_error("grants", str(error)) from error
     return None
+
+
+async def eviction_warnings(grants: stores.Grants) -> list[str]:
+    """Return a warning if *grants* are in a Redis that may evict them.  If Redis does not tell, there is no warning."""
+    if "redis" not in sys.modules:  # then it is another store
+        return []
+    from ..stores.redis_grants import RedisGrants
+
+    try:
+        policy = await grants.eviction_policy() if isinstance(grants, RedisGrants) else None
+    except Exception:  # INFO is forbidden, or Redis has failed since it was asked for a grant
+        return []
+    if policy is None:
+        return []
+    effect = "may remove grants when its memory is full, and the mail that needs them is then rejected"
+    return [f"Redis {effect} (maxmemory-policy {policy}). Use noeviction."]
 
 
 def describe_error(error: Exception) -> str:

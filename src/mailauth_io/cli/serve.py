@@ -159,6 +159,8 @@ async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
             warnings.append(
                 f"The grants store is not available, so mail that needs a grant is deferred with 451: {reason}."
             )
+        else:
+            warnings += await grants_option.eviction_warnings(grants)
     return warnings
 
 

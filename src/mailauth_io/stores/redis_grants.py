@@ -127,6 +127,10 @@ end
 return whose and {whose, text(last)}
 """
 
+# If Redis has evicted one of the keys, no grant counts, and what the others have is left over.
+#
+# While its memory is full, Redis rejects a command that adds something, unless the script has already written.  So a
+# script writes nothing before ZADD if it has nothing to remove.
 _GRANT: Final = """
 local address, identity, identities, maximum = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local late = now - ARGV[6]
@@ -134,13 +138,16 @@ if late < 0 or late > tonumber(ARGV[7]) then
     return false
 end
 sweep()
-drop(address, identity)
+local found = redis.call('EXISTS', unpack(KEYS))
+if found > 0 and found < #KEYS then
+    redis.call('UNLINK', unpack(KEYS))
+end
 local kept = {}
 for _, other in ipairs(after(at, address)) do
     local login = active(address, other)
-    if login then
+    if other ~= identity and login then
         table.insert(kept, {login, other})
-    else
+    elseif other ~= identity then
         drop(address, other)
     end
 end
@@ -268,6 +275,15 @@ class RedisGrants:
         """Return all active grants, the oldest login first."""
         return await self._executor.run_without_timeout(self._active)  # a million grants take seconds
 
+    async def eviction_policy(self) -> str | None:
+        """Return the ``maxmemory-policy`` of Redis if it evicts keys when its memory is full, or None.
+
+        Evicted grants are lost.  Raises an exception if Redis does not answer, or forbids the command INFO.
+        """
+        memory = await self._executor.run(self._call, _memory)
+        policy = str(memory["maxmemory_policy"])
+        return policy if memory["maxmemory"] and policy != "noeviction" else None
+
     def close(self) -> None:
         """Close all connections to Redis."""
         for client in {self._first, self._redis}:
@@ -363,6 +379,12 @@ class RedisGrants:
                 remaining = (expires - now) / _MICRO
                 grants.append(ActiveGrant(address=grant_key(address), identity=identity, remaining=remaining))
         return grants
+
+
+def _memory(client: Any) -> dict[str, Any]:
+    """Return what Redis tells about its memory."""
+    told: dict[str, Any] = client.info("memory")
+    return told
 
 
 def _is_read_only(error: redis.ResponseError) -> bool:

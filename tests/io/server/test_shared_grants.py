@@ -71,6 +71,34 @@ def test_server_starts_without_redis_and_reports_the_error(tmp_path: Path) -> No
     assert "hunter2" not in server_process.log.read_text() + "".join(server_process.said)
 
 
+def test_eviction_is_warned_about_and_rejects_relaying_until_the_next_login(tmp_path: Path) -> None:
+    """A grant that Redis has evicted is like one that has expired: 550, not a failure."""
+    with redis_server(tmp_path) as redis, redis.client as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", 10**9)
+        with two_servers(redis, tmp_path) as (one, other):
+            for server in (one, other):
+                assert any("maxmemory-policy allkeys-lru" in line for line in server.server_process.said)
+            one.read_mail()
+            assert other.relay() == 250
+            client.config_set("maxmemory", 1)
+            assert (one.relay(), other.relay()) == (550, 550)
+            client.config_set("maxmemory", 0)
+            one.read_mail()
+            assert (one.relay(), other.relay()) == (250, 250)
+            client.flushall()
+            assert (one.relay(), other.relay()) == (550, 550)
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", 1)
+            one.read_mail()  # the login succeeds, and its grant is not stored
+            assert other.relay() == 550
+            client.config_set("maxmemory", 0)
+            one.read_mail()
+            assert (one.relay(), other.relay()) == (250, 250)
+    for server in (one, other):
+        assert (" part=grants " in server.server_process.log.read_text()) == (server is one)
+
+
 @contextmanager
 def two_servers(redis: RedisServer, directory: Path) -> Iterator[tuple[Server, Server]]:
     """Start one server on asyncio and one on trio."""

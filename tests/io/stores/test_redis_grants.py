@@ -195,6 +195,84 @@ async def test_grant_with_evicted_index_key_is_not_found(
     assert await grants.find(REMOTE_ADDRESS) is None
 
 
+@pytest.mark.parametrize("evicted", KEYS)
+@on_both_loops
+async def test_entries_left_by_an_evicted_key_are_removed_by_the_next_login(
+    loop: loops.Loop, grants: RedisGrants, server: RedisServer, evicted: str
+) -> None:
+    """Otherwise the others would grow without a limit, because each login extends the lifetime of all keys."""
+    for number in range(20):
+        await grants.grant(f"192.0.2.{number}", "alice")
+    with server.client as client:
+        assert client.delete(evicted) == 1
+        await grants.grant(REMOTE_ADDRESS, "bob")
+        assert [client.zcard(key) for key in KEYS[:4]] == [1] * 4
+    assert await grants.find(HERE) is None
+    assert isinstance(await grants.find(REMOTE_ADDRESS), Grant)
+
+
+@contextlib.contextmanager
+def full_memory(server: RedisServer, policy: str) -> Iterator[redis.Redis]:
+    """Set the limit of memory below what Redis uses already."""
+    with server.client as client:
+        client.config_set("maxmemory-policy", policy)
+        client.config_set("maxmemory", 1)
+        yield client
+
+
+@on_both_loops
+async def test_login_makes_no_grant_while_memory_is_full(loop: loops.Loop, tmp_path: Path) -> None:
+    """With the policy noeviction.  A script that has written something may go on, so the first write must add."""
+    with redis_server(tmp_path) as server:
+        grants = RedisGrants(RedisAddress(path=str(server.socket)), password=PASSWORD)
+        await grants.grant(HERE, "alice")
+        with full_memory(server, "noeviction") as client:
+            for address, identity in ((HERE, "alice"), (HERE, "bob"), (REMOTE_ADDRESS, "alice")):
+                with pytest.raises(redis.ResponseError, match="maxmemory"):
+                    await grants.grant(address, identity)
+            assert isinstance(await grants.find(HERE), Grant)
+            assert [client.zcard(key) for key in KEYS[:4]] == [1] * 4
+            assert await grants.revoke_identity("alice") == 1
+            client.config_set("maxmemory", 0)
+        assert await grants.grant(HERE, "bob") == 1
+        grants.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+@on_both_loops
+async def test_evicting_policy_leaves_no_grant_that_cannot_be_revoked(
+    loop: loops.Loop, tmp_path: Path, policy: str
+) -> None:
+    """Redis evicts keys before each script, here all of them; the next script finds an empty store."""
+    with redis_server(tmp_path) as server:
+        grants = RedisGrants(RedisAddress(path=str(server.socket)), password=PASSWORD)
+        await grants.grant(HERE, "alice")
+        with full_memory(server, policy) as client:
+            assert await grants.find(HERE) is None
+            assert client.info("stats")["evicted_keys"] == len(KEYS)
+            client.config_set("maxmemory", 0)
+        assert await grants.active() == []
+        assert await grants.grant(HERE, "alice") == 1
+        assert await grants.revoke_identity("alice") == 1
+        grants.close()
+
+
+@pytest.mark.parametrize(
+    ("policy", "maximum", "evicts"),
+    [("allkeys-lru", 10**9, True), ("volatile-ttl", 10**9, True), ("allkeys-lru", 0, False), ("noeviction", 1, False)],
+)
+@on_both_loops
+async def test_eviction_is_reported_if_memory_is_limited_and_the_policy_evicts(
+    loop: loops.Loop, tmp_path: Path, policy: str, maximum: int, evicts: bool
+) -> None:
+    with redis_server(tmp_path) as server, server.client as client:
+        grants = RedisGrants(RedisAddress(path=str(server.socket)), password=PASSWORD)
+        client.config_set("maxmemory-policy", policy)
+        client.config_set("maxmemory", maximum)
+        assert await grants.eviction_policy() == (policy if evicts else None)
+        grants.close()
+
+
 class Late(RedisGrants):
     """A store whose script runs only after the login has given up."""
 
