@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test style mypy pyright api bench bench-guard docs release format clean
+.PHONY: demo test soak style mypy pyright api bench bench-guard docs release format clean
 .DELETE_ON_ERROR:
 
 # The tests start Python some hundred times, which takes nearly twice as long if each process compiles all modules.
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tools
 	@$(MAKE) --no-print-directory --keep-going --jobs=4 $(WHOLE_OUTPUT) style mypy pyright api
 	$(BIN)/pytest -n auto --dist worksteal --quiet
+
+# SOAK: options, as in make soak SOAK="--part mixed --sessions 20000"; see python -m tests.soak --help.
+soak: $(VENV)/.tools
+	$(BIN)/python -m tests.soak $(SOAK)
 
 WHOLE_OUTPUT := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 

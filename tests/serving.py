@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(_SOURCE), "PYTHONWARNINGS": "error"}
 
 
-def command(*arguments: str) -> list[str]:
-    """Return the argument list of the ``mailauth`` command for a child process."""
-    return [sys.executable, "-m", "mailauth_io", *arguments]
+MODULE = ("mailauth_io",)
+"""The module that is the ``mailauth`` command, as an argument of ``python -m``."""
+
+
+def command(*arguments: str, module: Sequence[str] = MODULE) -> list[str]:
+    """Return the argument list of the ``mailauth`` command for a child process.
+
+    *module* is another module that runs the command, and the arguments before those of the command.
+    """
+    return [sys.executable, "-m", *module, *arguments]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,17 +115,19 @@ class Served:
 
 
 @contextmanager
-def started(directory: Path, *options: str, log: Path | None = None) -> Iterator[Served]:
+def started(
+    directory: Path, *options: str, log: Path | None = None, module: Sequence[str] = MODULE
+) -> Iterator[Served]:
     """Start the server, and wait until it listens.  It is killed at the end if it is still running.
 
-    Its log is the file *log*, by default ``log`` in *directory*.
+    Its log is the file *log*, by default ``log`` in *directory*.  *module* as for ``command``.
     """
     ready, log = directory / "ready.json", log or directory / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
             # Tests fail many logins from one address, and must not be delayed.
-            command("serve", "--failure-delay", "0", *options, "--ready-file", str(ready)),
+            command("serve", "--failure-delay", "0", *options, "--ready-file", str(ready), module=module),
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -135,10 +144,12 @@ def started(directory: Path, *options: str, log: Path | None = None) -> Iterator
 
 
 @contextmanager
-def served(directory: Path, *options: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Served]:
+def served(
+    directory: Path, *options: str, end: signal.Signals = signal.SIGTERM, module: Sequence[str] = MODULE
+) -> Iterator[Served]:
     """Start the server and wait until it listens; at the end send the signal *end*, and check that it exits cleanly."""
     log = directory / "log"
-    with started(directory, *options) as server:
+    with started(directory, *options, module=module) as server:
         yield server
         server.process.send_signal(end)
         assert server.process.wait(30) == 0, log.read_text()

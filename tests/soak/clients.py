@@ -16,6 +16,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -60,12 +61,32 @@ class Ledger:
         return token, f"Subject: {token}\r\n\r\n".encode() + b"..a line\r\n" * lines
 
 
+def check_stored(directory: Path, ledger: Ledger) -> None:
+    """Check that each acknowledged message is stored once for each recipient, and each other one at most once.
+
+    *directory* has a directory for each Place, with Maildirs at any depth.
+    """
+    found = {place: Counter[str]() for place in Place}
+    for place in Place:
+        for path in (directory / place.value).rglob("*"):
+            if path.parent.name == "new":
+                found[place].update(token.decode() for token in TOKEN.findall(path.read_bytes()))
+            assert path.parent.name != "tmp", f"{path} was not removed"
+    found[Place.MAILDROP] += ledger.collected
+    for token, places in ledger.sent.items():
+        copies = {found[place].pop(token, 0) for place in places}
+        assert copies == {1} or (copies == {0} and token not in ledger.acknowledged), (token, places, copies)
+    assert not any(found.values())
+
+
 class Wire:
     """One connection to the server.  Unexpected data raises Unexpected, OSError or EOFError."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.greeting = b""
+        """The greeting of the server, once it was read."""
 
     def say(self, data: bytes) -> None:
         self._writer.write(data)
@@ -149,7 +170,7 @@ class Target:
             )
             try:
                 if not raw:
-                    await connection.expect(greeting(port))
+                    connection.greeting = await connection.expect(greeting(port))
             except BaseException:
                 connection.close()
                 raise

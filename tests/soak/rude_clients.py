@@ -36,34 +36,38 @@ class Phase:
     """A message is sent between the two; *last* may be its end."""
 
 
-_LOGIN: Final = ((b"EHLO client.test", b"250 "), (b"AUTH PLAIN " + plain("rude"), b"235 "))
-_MAIL: Final = (*_LOGIN, (b"MAIL FROM:<rude@example.test>", b"250 "))
-_RCPT: Final = (*_MAIL, (b"RCPT TO:<rude@example.test>", b"250 "), (b"RCPT TO:<someone@far.test>", b"250 "))
-_DATA: Final = (*_RCPT, (b"DATA", b"354 "))
+def phases(name: str) -> tuple[Phase, ...]:
+    """Return the phases of a client that may log in as *name*, which is also a recipient of its message."""
+    mail_from, rcpt_to, user = (f"{verb}{name}".encode() for verb in ("MAIL FROM:<", "RCPT TO:<", "USER "))
+    mail_from, rcpt_to = mail_from + b"@example.test>", rcpt_to + b"@example.test>"
+    login = ((b"EHLO client.test", b"250 "), (b"AUTH PLAIN " + plain(name), b"235 "))
+    mail = (*login, (mail_from, b"250 "))
+    rcpt = (*mail, (rcpt_to, b"250 "), (b"RCPT TO:<someone@far.test>", b"250 "))
+    data = (*rcpt, (b"DATA", b"354 "))
+    return (
+        Phase("smtp"),
+        Phase("smtp", (), b"EHLO cli"),
+        Phase("smtp", login[:1], b"STARTTLS\r\n"),
+        Phase("smtp", (login[0], (b"STARTTLS", b"220 ")), b"\x16\x03\x01\x02"),
+        Phase("smtp", (login[0], (b"AUTH PLAIN", b"334 "))),
+        Phase("smtp", (login[0], (b"AUTH CRAM-MD5", b"334 ")), plain(name)[:4]),
+        Phase("smtp", login[:1], b"AUTH PLAIN " + plain(name) + b"\r\n"),
+        Phase("smtp", mail),
+        Phase("smtp", rcpt, b"DATA\r\n"),
+        Phase("smtp", data),
+        Phase("smtp", data, message=True),
+        Phase("smtp", data, b".\r", message=True),
+        Phase("smtp", data, b".\r\n", message=True),
+        Phase("smtp", data, b".\r\n" + mail_from + b"\r\nRCP", message=True),
+        Phase("smtps", data, message=True),
+        Phase("smtps", data, b".\r\n", message=True),
+        Phase("pop3"),
+        Phase("pop3", ((user, b"+OK"),)),
+        Phase("pop3", ((b"AUTH PLAIN", b"+ "),), b"AH"),
+        Phase("pop3", ((user, b"+OK"),), f"PASS {PASSWORD}\r\n".encode()),
+        Phase("pop3", ((b"STLS", b"+OK"),), b"\x16\x03\x01"),
+    )
 
-PHASES: Final = (
-    Phase("smtp"),
-    Phase("smtp", (), b"EHLO cli"),
-    Phase("smtp", _LOGIN[:1], b"STARTTLS\r\n"),
-    Phase("smtp", (_LOGIN[0], (b"STARTTLS", b"220 ")), b"\x16\x03\x01\x02"),
-    Phase("smtp", (_LOGIN[0], (b"AUTH PLAIN", b"334 "))),
-    Phase("smtp", (_LOGIN[0], (b"AUTH CRAM-MD5", b"334 ")), b"cnVk"),
-    Phase("smtp", _LOGIN[:1], b"AUTH PLAIN " + plain("rude") + b"\r\n"),
-    Phase("smtp", _MAIL),
-    Phase("smtp", _RCPT, b"DATA\r\n"),
-    Phase("smtp", _DATA),
-    Phase("smtp", _DATA, message=True),
-    Phase("smtp", _DATA, b".\r", message=True),
-    Phase("smtp", _DATA, b".\r\n", message=True),
-    Phase("smtp", _DATA, b".\r\nMAIL FROM:<rude@example.test>\r\nRCP", message=True),
-    Phase("smtps", _DATA, message=True),
-    Phase("smtps", _DATA, b".\r\n", message=True),
-    Phase("pop3"),
-    Phase("pop3", ((b"USER rude", b"+OK"),)),
-    Phase("pop3", ((b"AUTH PLAIN", b"+ "),), b"AH"),
-    Phase("pop3", ((b"USER rude", b"+OK"),), f"PASS {PASSWORD}\r\n".encode()),
-    Phase("pop3", ((b"STLS", b"+OK"),), b"\x16\x03\x01"),
-)
 
 READERS: Final = tuple(f"reader{number}" for number in range(15))
 """Accounts with messages that remain, because their clients never send QUIT.  No account is used twice at a time."""
@@ -112,7 +116,7 @@ async def _leave(wire: Wire, leave: Leave) -> None:
 
 async def be_rude_everywhere(target: Target, sources: Iterator[str]) -> None:
     """Disconnect in every phase and in every way, all at the same time."""
-    everywhere = [(phase, leave) for phase in PHASES for leave in Leave]
+    everywhere = [(phase, leave) for phase in phases("rude") for leave in Leave]
     ways = itertools.product(range(len(reading(""))), Leave)
     everywhere += [(reading(name)[number], leave) for name, (number, leave) in zip(READERS, ways, strict=True)]
     async with asyncio.TaskGroup() as group:
@@ -131,17 +135,23 @@ def _client_hello() -> bytes:
     raise AssertionError("the handshake ended without a peer")
 
 
-async def abort_handshakes(target: Target, sources: Iterator[str]) -> None:
-    """Send to the TLS ports: nothing, other bytes, half a ClientHello, and a complete one without the next message."""
+def openings() -> tuple[bytes, ...]:
+    """Return what clients send to a TLS port before they disconnect: nothing, other bytes, half a ClientHello, and a
+    complete one without the next message."""
     hello = _client_hello()
-    openings = (b"", b"EHLO client.test\r\n", hello[: len(hello) // 2], hello, b"\x16\x03\x03\xff\xff")
+    return b"", b"EHLO client.test\r\n", hello[: len(hello) // 2], hello, b"\x16\x03\x03\xff\xff"
 
-    async def one(port: str, opening: bytes, leave: Leave) -> None:
-        async with target.wire(port, next(sources), raw=True) as wire:
-            wire.say(opening)
-            await _leave(wire, leave)
 
+async def abort_handshake(target: Target, port: str, opening: bytes, leave: Leave, source: str) -> None:
+    """Send *opening* to a TLS port, and disconnect."""
+    async with target.wire(port, source, raw=True) as wire:
+        wire.say(opening)
+        await _leave(wire, leave)
+
+
+async def abort_handshakes(target: Target, sources: Iterator[str]) -> None:
+    """Abort handshakes in every way, all at the same time."""
     async with asyncio.TaskGroup() as group:
-        for port, opening, leave in itertools.product(("smtps", "pop3s"), openings, Leave):
+        for port, opening, leave in itertools.product(("smtps", "pop3s"), openings(), Leave):
             for _ in range(3):
-                group.create_task(one(port, opening, leave))
+                group.create_task(abort_handshake(target, port, opening, leave, next(sources)))

@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import ssl
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,19 @@ import attrs
 import pytest
 
 from tests.serving import LOOPS, Served, served
-from tests.soak.clients import PASSWORD, TOKEN, USERS, Ledger, Place, Target, Unexpected, Wire, collect, send, work
+from tests.soak.clients import (
+    PASSWORD,
+    USERS,
+    Ledger,
+    Place,
+    Target,
+    Unexpected,
+    Wire,
+    check_stored,
+    collect,
+    send,
+    work,
+)
 from tests.soak.rude_clients import READERS, abort_handshakes, be_rude_everywhere, prepare
 
 pytestmark = [pytest.mark.soak, pytest.mark.parametrize("loop", LOOPS)]
@@ -94,21 +105,6 @@ def sources(network: int) -> Iterator[str]:
     return (f"127.{network}.{number >> 8}.{number & 255}" for number in itertools.count(1))
 
 
-def check(directory: Path, ledger: Ledger) -> None:
-    """Check that each acknowledged message is stored once for each recipient, and each other one at most once."""
-    found = {place: Counter[str]() for place in Place}
-    for place in Place:
-        for path in (directory / place.value).rglob("*"):
-            if path.parent.name == "new":
-                found[place].update(token.decode() for token in TOKEN.findall(path.read_bytes()))
-            assert path.parent.name != "tmp", f"{path} was not removed"
-    found[Place.MAILDROP] += ledger.collected
-    for token, places in ledger.sent.items():
-        copies = {found[place].pop(token, 0) for place in places}
-        assert copies == {1} or (copies == {0} and token not in ledger.acknowledged), (token, places, copies)
-    assert not any(found.values())
-
-
 async def idlers(target: Target, stack: AsyncExitStack) -> list[tuple[str, Wire]]:
     """Connect clients that read the greeting and send nothing."""
     ports = itertools.islice(itertools.cycle(("smtps", "pop3s", *("smtp", "pop3") * 10)), IDLE)
@@ -177,7 +173,7 @@ def test_acknowledged_messages_are_stored_once_and_resources_are_released(
     ledger = meet(loop, tmp_path, clients)
     assert grown[-1] <= SLACK, f"memory grows in each round, in bytes: {grown}"
     assert len(ledger.acknowledged) >= 2 * len(grown) * len(USERS)
-    check(tmp_path, ledger)
+    check_stored(tmp_path, ledger)
 
 
 def test_sigterm_under_load_loses_no_acknowledged_message_and_exits_0(loop: str, tmp_path: Path) -> None:
@@ -207,4 +203,4 @@ def test_sigterm_under_load_loses_no_acknowledged_message_and_exits_0(loop: str,
 
     ledger = meet(loop, tmp_path, clients)
     assert len(ledger.acknowledged) >= 300
-    check(tmp_path, ledger)
+    check_stored(tmp_path, ledger)
