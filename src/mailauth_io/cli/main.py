@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe, as head does
-            print(f"{title}: {error.strerror or error}", file=sys.stderr)
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"{title}: {where}{error.strerror or error}", file=sys.stderr)
         _drop_output()
         return 2
     except KeyboardInterrupt:

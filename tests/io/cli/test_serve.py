@@ -188,7 +188,14 @@ def test_version_option_prints_the_version_of_the_distribution() -> None:
 
 @pytest.mark.parametrize(
     ("error", "says"),
-    [(BrokenPipeError(errno.EPIPE, "Broken pipe"), ""), (OSError(errno.ENOSPC, "No space left"), "No space left")],
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), ""),
+        (OSError(errno.ENOSPC, "No space left"), "No space left"),
+        (
+            OSError(errno.EACCES, "Permission denied", "/etc/mailauth/accounts"),
+            "/etc/mailauth/accounts: Permission denied",
+        ),
+    ],
 )
 def test_output_error_causes_no_traceback(
     error: OSError, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
