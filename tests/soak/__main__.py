@@ -10,6 +10,7 @@ server or client that fails ends it with a traceback.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from tests.serving import LOOPS
 from tests.soak.connections import CONNECTIONS, ConnectionsResult, run_connections
+from tests.soak.figures import GIVE_BACK
 from tests.soak.mixed import FEWEST, MAX_BLOCKS, MAX_BYTES, MixedResult, run_mixed
 from tests.soak.timing import MAX_CHANCE, Comparison, run_timing
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of all random choices (default: 1)")
     parser.add_argument("--directory", type=Path, help="where the mail is stored for a while (default: that for files)")
     options = parser.parse_args(arguments)
+    os.environ.update(GIVE_BACK)
     began = time.monotonic()
     lines: list[str] = []
     failures: list[str] = []

@@ -21,6 +21,13 @@ _PRIVATE: Final = re.compile(r"^Private_(?:Clean|Dirty): +([0-9]+) kB$", re.MULT
 _THREADS: Final = re.compile(r"^Threads:\s+([0-9]+)$", re.MULTILINE)
 
 
+GIVE_BACK: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""The environment in which the C library returns freed memory to the system at once.
+
+Otherwise it keeps a heap for each of up to eight threads per core, and each of them grows to the largest message that
+was handled by its thread.  That has an end, but after more sessions than a test can wait for."""
+
+
 def private_memory(pid: int) -> int:
     """Return the bytes of memory that only this process uses."""
     return 1024 * sum(map(int, _PRIVATE.findall(Path(f"/proc/{pid}/smaps_rollup").read_text())))

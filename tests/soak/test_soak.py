@@ -32,6 +32,7 @@ from tests.soak.clients import (
     send,
     work,
 )
+from tests.soak.figures import GIVE_BACK
 from tests.soak.rude_clients import READERS, abort_handshakes, be_rude_everywhere, prepare
 
 pytestmark = [pytest.mark.soak, pytest.mark.parametrize("loop", LOOPS)]
@@ -48,9 +49,6 @@ ROUNDS = 4
 
 SLACK = 6 * 1024 * 1024
 """Bytes of memory that one more round may cost: less than 2.5 KB for each of its 2,700 connections."""
-
-GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Makes the C library return freed memory to the system at once."""
 
 
 @attrs.frozen
