@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar, TypeVarTuple
 
+import anyio
+
 from .._checks import check_function, check_type
 from .._private_file import AccountsError, read_private
 from .._workers import FILES
@@ -93,7 +95,7 @@ class AccountsFile:
         self._read: Signature | None = None  # of the file when its content was last read
         self._reported: tuple[Signature | None, str] | None = None  # the last failed attempt to read it
         self._checked_at = clock()
-        self._reading = False
+        self._checking = anyio.Lock()
         # The difference of the two clocks, which changes when the wall clock is set: at the last check that found the
         # file unchanged, and at the last such check before its current content was written.
         self._offset = self._offset_before_change = self._current_offset()
@@ -110,11 +112,15 @@ class AccountsFile:
         if the file cannot be read any more, once for each change and reason.  Each later call tries again, since the
         reason may not be in the file: no descriptor is free, for example.
         """
-        now = self._clock()
-        if self._reading or (abs(now - self._checked_at) < INTERVAL and not at_once):
+        if not at_once and (self._checking.locked() or abs(self._clock() - self._checked_at) < INTERVAL):
             return None
-        self._checked_at = now
-        self._reading = True
+        # With at_once, a check that is in progress does not suffice: it may have begun before the change, or leave a
+        # recent change to the next one.
+        async with self._checking:
+            return await self._check(at_once)
+
+    async def _check(self, at_once: bool) -> list[Account] | None:
+        now = self._checked_at = self._clock()
         seen: Signature | None = None
         try:
             seen = await self._run(self._signature)
@@ -132,8 +138,6 @@ class AccountsFile:
                 return None
             self._reported = attempt
             raise
-        finally:
-            self._reading = False
         self._read, self._reported = seen, None
         self._offset_before_change = self._offset
         return accounts

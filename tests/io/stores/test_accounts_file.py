@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+import anyio
+import anyio.to_thread
 import attrs
 import pytest
 
@@ -59,6 +63,46 @@ def server_state(tmp_path: Path) -> ServerState:
     clock = Clock(NOW)
     accounts = MemoryAccounts([from_password("root", b"zero")], file=AccountsFile(path, clock=clock))
     return ServerState(path, clock, Authenticator(accounts), lambda: accounts.names)
+
+
+@on_both_loops
+def test_reload_at_once_is_not_lost_while_a_check_is_in_progress(run: Run, tmp_path: Path) -> None:
+    """SIGHUP arrives while a login checks the file, which was replaced just now: the login leaves that to the next."""
+    path, clock = tmp_path / "users", Clock(NOW)
+    path.touch(mode=0o600)
+    path.write_text("alice:{PLAIN}one\n")
+    begun, may_go_on = threading.Event(), threading.Event()
+    waiting = [False]
+
+    def stat(path: Path) -> os.stat_result:
+        if waiting.pop():
+            begun.set()
+            may_go_on.wait(60)
+        waiting.append(False)
+        return os.stat(path)
+
+    async def main() -> None:
+        accounts = MemoryAccounts(file=AccountsFile(path, clock=clock, stat=stat))
+        changes: list[Changes | None] = []
+        clock.now += 5
+        waiting[:] = [True]
+
+        async def refresh(*, at_once: bool) -> None:
+            changes.append(await accounts.refresh(at_once=at_once))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(refresh, at_once=False))
+            await anyio.to_thread.run_sync(begun.wait, 60)
+            path.write_text("alice:{PLAIN}two\n")
+            os.utime(path, (clock.now, clock.now))
+            group.start_soon(partial(refresh, at_once=True))
+            await anyio.wait_all_tasks_blocked()
+            may_go_on.set()
+        assert changes[0] is None
+        assert changes[1] is not None
+        assert changes[1].revoked == {"alice"}
+
+    run(main)
 
 
 @on_both_loops
