@@ -173,10 +173,21 @@ def read_data(folder: Folder, name: str) -> Iterator[bytes]:
 def size_from_name(file_name: str, size: int) -> int | None:
     """Return the size with CRLF line ends, as written in the name of a file of *size* bytes.
 
-    Returns None if the name was not made by this server.  Other programs also write ``W=``, and some count differently.
+    Returns None if the name was not made by this server, or the size cannot be right.  Other programs also write
+    ``W=``, and some count differently.
     """
     found = _OURS.fullmatch(file_name)
-    return int(found[2]) if found and int(found[1]) == size else None
+    if found is None or int(found[1]) != size:
+        return None
+    return int(found[2]) if is_possible_size(int(found[2]), size) else None
+
+
+def is_possible_size(wire_size: int, size: int) -> bool:
+    """Return whether a file of *size* bytes can have *wire_size* bytes with CRLF line ends.
+
+    Each byte may be a line end, which becomes two bytes, and the last line may have none.
+    """
+    return size <= wire_size <= 2 * size + 2
 
 
 class StagedFile:

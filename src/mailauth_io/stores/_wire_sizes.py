@@ -12,11 +12,13 @@ from typing import Final
 
 from .._files import Folder
 from .._line_ends import with_crlf
-from .._maildir import read_data, size_from_name
+from .._maildir import is_possible_size, read_data, size_from_name
 
 _NAME: Final = "mailauth.sizes"
 _HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted differently
-_LINE: Final = re.compile(rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]+ -?[0-9]+) ([0-9]+)$", re.MULTILINE)
+_LINE: Final = re.compile(
+    rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]{1,19} -?[0-9]{1,19}) ([0-9]{1,19})$", re.MULTILINE
+)
 
 
 class WireSizes:
@@ -48,7 +50,7 @@ class WireSizes:
             return named
         key, stamp = unique_id.encode(), _stamp(status)
         known = self._read.get(key)
-        if known is None or known[0] != stamp:
+        if known is None or known[0] != stamp or not is_possible_size(known[1], status.st_size):
             known = (stamp, sum(map(len, with_crlf(read_data(folder, name)))))
         self._asked[key] = known
         return known[1]

@@ -26,6 +26,9 @@ WRONG = [
     "1.M000001P1Q1R00000000.host,S=5,W=3",
     "1.M000001P1Q1R00000000.host,W=3",
     "1.x,S=4,W=3",
+    "1.M000001P1Q1R00000000.host,S=4,W=3",
+    "1.M000001P1Q1R00000000.host,S=4,W=11",
+    "1.M000001P1Q1R00000000.host,S=4,W=999999999999999999",
 ]
 
 
@@ -90,9 +93,15 @@ def test_saved_sizes_of_removed_messages_are_dropped(run: Run, tmp_path: Path) -
     assert len((tmp_path / "alice" / "mailauth.sizes").read_bytes().splitlines()) == 2
 
 
-@pytest.mark.parametrize("kept", [b"", b"\0" * 100, b"mailauth sizes 0\n%s %s 1\n", b"mailauth sizes 1\n%s %s\n"])
+INVALID = [
+    *(b"", b"\0" * 100, b"mailauth sizes 0\n%s %s 1\n", b"mailauth sizes 1\n%s %s\n"),
+    *(b"mailauth sizes 1\n%s %s " + size + b"\n" for size in (b"3", b"11", b"9" * 19, b"9" * 30, b"9" * 5000)),
+]
+
+
+@pytest.mark.parametrize("kept", INVALID, ids=range(len(INVALID)))
 def test_invalid_saved_sizes_are_counted_again(run: Run, tmp_path: Path, kept: bytes) -> None:
-    """They may come from a power cut, or from another version of the format."""
+    """They may come from a power cut, from another version of the format, or from who may write to the Maildir."""
     file = foreign(tmp_path / "alice", "1.x.host", b"a\nb\n")
     unique_id = hashlib.sha256(b"1.x.host").hexdigest()[:32].encode()
     stamp = b"4 %d" % file.stat().st_mtime_ns
