@@ -1,4 +1,4 @@
-"""Writes log lines in a thread, so that a pipe that nobody reads, or a disk that does not respond, delays nobody else.
+"""Writes log lines in a thread, so that a pipe without a reader, or a disk that does not respond, delays nothing else.
 
 ``logging.handlers.QueueHandler`` with a bounded queue would print a traceback for each line that does not fit, and
 ``QueueListener.stop()`` waits without a limit.

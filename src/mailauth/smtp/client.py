@@ -327,7 +327,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
         Some servers begin a reply before they know it: postscreen of Postfix sends ``220-`` to detect clients that do
         not wait, then ``521`` to those that it blocks.  It is clear in the greeting and in the reply to EHLO, which
-        accept neither mail nor a login; elsewhere the codes must be the same (RFC 5321 section 4.2.1).
+        accept neither mail nor a login; in other replies the codes must agree (RFC 5321 section 4.2.1).
         """
         if self._strict_syntax or not (self._code < 300 and code >= 400):
             return False

@@ -155,7 +155,7 @@ class MemoryMaildrops:
 
 
 def _check_name(name: str) -> None:
-    """Check that *name* is canonical: under another name, the message would be in a maildrop that nobody opens."""
+    """Check that *name* is canonical: under another name, the message would be in a maildrop that is never opened."""
     check_type("name", name, str)
     if mailbox_name(name, frozenset()) != name:
         raise ValueError("name must be the canonical name of an account, such as alice; use mailbox_name(...)")
