@@ -293,9 +293,18 @@ class Client:
         )
         assert result.complete
         self.target.ledger.acknowledged.add(token)
-        async with client.pop3_client(host="127.0.0.1", port=ports["pop3s"], login=login, ssl_context=tls) as maildrop:
-            for message in await maildrop.listing():
-                await maildrop.retrieve(message.number)
+        while True:
+            try:
+                async with client.pop3_client(
+                    host="127.0.0.1", port=ports["pop3s"], login=login, ssl_context=tls
+                ) as maildrop:
+                    for message in await maildrop.listing():
+                        await maildrop.retrieve(message.number)
+                return
+            except client.AuthenticationFailed as error:
+                if "[IN-USE]" not in str(error):  # the last session still holds the maildrop
+                    raise
+            await asyncio.sleep(0.05)
 
     async def be_rejected(self) -> None:
         async with self.smtp(self.address(12)) as (wire, _, _):
