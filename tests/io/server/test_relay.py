@@ -9,8 +9,9 @@ import pytest
 
 from mailauth import pop3, smtp
 from mailauth_io import stores
+from mailauth_io._workers import CLEANUP
 from tests.io.next_hops import CONTENT, FAR, IN_CLEAR, LOCAL, Double, logged_in, relaying, send
-from tests.io.server_support import Run, Served, on_both_loops
+from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 
 pytestmark = on_both_loops
 
@@ -166,6 +167,7 @@ def test_local_copy_stays_staged_until_the_next_hop_replies(run: Run, tmp_path: 
         with logged_in(served) as smtp:
             for code, found in (("554", 0), ("250", 1)):
                 assert send(smtp, LOCAL, FAR)[-1][:3] == code
+                CLEANUP.finish(TIMEOUT)
                 assert list((tmp_path / "alice").glob("tmp/*")) == []
                 assert len(list((tmp_path / "alice").glob("new/*"))) == found
 
