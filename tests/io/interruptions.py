@@ -13,7 +13,7 @@ import anyio
 import attrs
 import trio
 
-from mailauth_io._workers import DNS, FILES
+from mailauth_io._workers import CLEANUP, DNS, FILES
 from tests.io import loops
 from tests.io.server_support import TIMEOUT
 
@@ -106,6 +106,12 @@ def open_descriptors() -> dict[str, str]:
         with suppress(FileNotFoundError):  # that of the directory itself
             found[number] = os.readlink(f"/proc/self/fd/{number}")
     return found
+
+
+async def until_threads_end() -> None:
+    """Wait until no thread works on files, also for a task that was cancelled, and what they left is removed."""
+    await until(lambda: not _borrowed())
+    CLEANUP.finish(TIMEOUT)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from mailauth_io.server._state import ServerState
 from tests.io import loops
 from tests.io.by_hand import hear
 from tests.io.grant_stores import InRedis, Keeper, Memory, Sqlite, on_both_loops
-from tests.io.interruptions import Interruption, at_every_suspension, running_tasks, until
+from tests.io.interruptions import Interruption, at_every_suspension, running_tasks, until, until_threads_end
 from tests.io.log_events import logged
 from tests.io.next_hops import Double
 from tests.io.server_support import PASSWORD, TIMEOUT
@@ -149,7 +149,7 @@ async def test_submission_is_stored_for_all_recipients_or_none(
         with logged() as events:
             async with server.serve(server.Config(**CONFIG), kept) as ports:
                 heard = await loop.in_thread(talk, ports.smtp, SUBMISSION)
-        await until(lambda: not any(name.endswith("tmp") for name in files(home)))
+        await until_threads_end()
         accepted = any(event.name == "message" for event in events)
         if b"queued" in b"".join(heard) or not interruption.happened:
             assert accepted, heard

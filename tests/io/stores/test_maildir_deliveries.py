@@ -18,6 +18,7 @@ import pytest
 
 from mailauth_io import server
 from mailauth_io._maildir import MaildirPath, StagedFile
+from mailauth_io._workers import CLEANUP
 from mailauth_io.stores import Budget, MaildirMaildrops, MaildirOutbox, MessageContent
 from tests.io import killed_deliveries
 from tests.io.file_calls import full_path
@@ -135,6 +136,7 @@ def test_failed_delivery_gets_451_and_leaves_no_file(
         disk = Disk(tmp_path, patch, failing=failing, error=error)
         code, text = deliver(run_on_asyncio, tmp_path, recipient, disk)
     assert (code, text[:6]) == (451, b"4.3.0 ")
+    CLEANUP.finish(60)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     code, _ = deliver(run_on_asyncio, tmp_path, recipient, Disk(tmp_path, monkeypatch))
     assert code == 250

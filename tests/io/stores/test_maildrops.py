@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailauth import pop3
+from mailauth_io._workers import CLEANUP
 from mailauth_io.stores import (
     Budget,
     BudgetExceeded,
@@ -85,6 +86,7 @@ def test_discarded_message_is_removed_and_frees_memory(
             await staged.commit()
         staged.discard()
         content.release()
+        CLEANUP.finish(60)
         assert (await opened(maildrops, "alice")).messages == ()
 
     run(main)
