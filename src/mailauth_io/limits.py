@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
-from functools import partial
-from ipaddress import IPv6Network
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache, partial
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final
 
 import attrs
@@ -27,7 +27,10 @@ __all__ = [
 ]
 
 QUIET_SECONDS: Final = 60.0
-"""Minimum seconds between two log lines about refused connections, so that an attack does not fill the log."""
+"""Seconds in which a LogLimit admits its number of lines, so that an attack does not fill the log."""
+
+_REMEMBERED: Final = 1_024
+"""Maximum number of addresses whose keys are cached: they are needed several times in each connection."""
 
 LOGGER: Final = logging.getLogger("mailauth_io")
 
@@ -84,6 +87,37 @@ class Limits:
     min_rate: float = attrs.field(default=500.0, validator=field(check_number))
 
 
+class LogLimit:
+    """Admits a number of log lines a minute: *each* for each key, such as a network, and *most* in all.
+
+    For example:
+
+        failures = LogLimit(10, 100)
+        failures.log(logging.INFO, "TLS failed", {"peer": peer.address}, network)
+    """
+
+    def __init__(self, each: int, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._each = each
+        self._most = most
+        self._clock = clock
+        self._ends = float("-inf")  # of the current minute
+        self._logged: Counter[object] = Counter()
+        self._suppressed = 0
+
+    def log(self, level: int, name: str, fields: Mapping[str, object], key: object = None) -> None:
+        """Log the event *name*, with the number of lines that were suppressed since the last one, or suppress it."""
+        now = self._clock()
+        if now >= self._ends:
+            self._ends = now + QUIET_SECONDS
+            self._logged.clear()
+        if self._logged[key] >= self._each or self._logged.total() >= self._most:
+            self._suppressed += 1
+            return
+        self._logged[key] += 1
+        LOGGER.log(level, Event(name, {**fields, "suppressed": self._suppressed or None}))
+        self._suppressed = 0
+
+
 class ConnectionLimiter:
     """Counts the open connections.  Listeners that share a limiter share its limits.
 
@@ -111,14 +145,14 @@ class ConnectionLimiter:
         check_integer("ipv6_prefix", ipv6_prefix, 1, 128)
         check_nat64_prefixes("nat64_prefixes", nat64_prefixes)
         self._limits = limits or Limits()
-        self._key = partial(limit_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
-        self._clock = clock
+        self._keys = lru_cache(_REMEMBERED)(
+            partial(_keys, partial(limit_key, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes))
+        )
+        self._refusals = LogLimit(1, 1, clock)
         self._total = 0
         self._per_network = max(self._limits.connections // 2, self._limits.connections_per_address)
         self._by_address: Counter[object] = Counter()
         self._by_network: Counter[object] = Counter()
-        self._quiet_until = float("-inf")
-        self._suppressed = 0
 
     def __len__(self) -> int:
         return self._total
@@ -132,11 +166,10 @@ class ConnectionLimiter:
         if self._total >= limits.connections:
             self._log_refusal(address, f"{self._total} connections are open")
             return False
-        counted = self._key(address)
+        counted, network = self._keys(address)
         if self._by_address[counted] >= limits.connections_per_address:
             self._log_refusal(address, f"{self._by_address[counted]} connections are open from this address")
             return False
-        network = limit_network(counted)
         if self._by_network[network] >= self._per_network:
             self._log_refusal(address, f"{self._by_network[network]} connections are open from its network")
             return False
@@ -148,19 +181,19 @@ class ConnectionLimiter:
     def release(self, address: str) -> None:
         """Stop counting a connection from *address*."""
         self._total -= 1
-        counted = self._key(address)
-        for connections, key in ((self._by_address, counted), (self._by_network, limit_network(counted))):
+        for connections, key in zip((self._by_address, self._by_network), self._keys(address), strict=True):
             connections[key] -= 1
             if not connections[key]:
                 del connections[key]
 
+    def keys(self, address: str) -> tuple[object, object]:
+        """Return what counts as one address and as one network: the ``limit_key`` of *address*, and its network."""
+        return self._keys(address)
+
     def _log_refusal(self, address: str, reason: str) -> None:
-        now = self._clock()
-        if now < self._quiet_until:
-            self._suppressed += 1
-            return
-        LOGGER.warning(
-            Event("connection refused", {"peer": address, "reason": reason, "suppressed": self._suppressed or None})
-        )
-        self._quiet_until = now + QUIET_SECONDS
-        self._suppressed = 0
+        self._refusals.log(logging.WARNING, "connection refused", {"peer": address, "reason": reason})
+
+
+def _keys(key: Callable[[str], IPv4Address | IPv6Address | str], address: str) -> tuple[object, object]:
+    counted = key(address)
+    return counted, limit_network(counted)

@@ -13,9 +13,11 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeVar, Unpack, cast
+from weakref import WeakKeyDictionary
 
 from . import adapters
 from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
+from .adapters.turns import Turns
 from .limits import Limits
 
 __all__ = [
@@ -30,6 +32,17 @@ _EMPTY: Final = contextvars.Context()
 _LARGE: Final = 16_384
 """Size in bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer
 that requests much data and reads fast could block the other tasks."""
+
+
+_turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+
+
+def _turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
+    """Return the turns of *loop*, which its listeners share."""
+    turns = _turns.get(loop)
+    if turns is None:
+        turns = _turns[loop] = Turns(asyncio.Event)
+    return turns
 
 
 class _Stream(asyncio.Protocol, Stream):
@@ -204,6 +217,7 @@ class Listener(adapters.Listener):
         self, session: Session[E], build: adapters.MachineFactory[E], host: str, port: int, *, reuse_port: bool
     ) -> AsyncGenerator[None]:
         loop = asyncio.get_running_loop()
+        self.turns = _turns_of(loop)
 
         def made(stream: _Stream) -> None:
             if self.closing:

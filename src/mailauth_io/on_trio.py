@@ -16,6 +16,7 @@ import trio
 
 from . import adapters
 from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
+from .adapters.turns import Turns
 from .limits import Limits
 
 __all__ = [
@@ -70,6 +71,19 @@ def _current_timekeeper() -> _Timekeeper:
         _timekeeper.set(timekeeper)
         trio.lowlevel.spawn_system_task(timekeeper.run, name="mailauth_io timekeeper")
         return timekeeper
+
+
+_turns: Final[trio.lowlevel.RunVar[Turns]] = trio.lowlevel.RunVar("mailauth_io.turns")
+
+
+def _current_turns() -> Turns:
+    """Return the turns of the running loop, which its listeners share."""
+    try:
+        return _turns.get()
+    except LookupError:
+        turns = Turns(trio.Event)
+        _turns.set(turns)
+        return turns
 
 
 class _Stream(Stream):
@@ -223,6 +237,7 @@ class Listener(adapters.Listener):
     async def listen(
         self, session: Session[E], build: adapters.MachineFactory[E], host: str, port: int, *, reuse_port: bool
     ) -> AsyncGenerator[None]:
+        self.turns = _current_turns()
         sockets = await (_shared_listeners if reuse_port else trio.open_tcp_listeners)(port, host=host)
         self.address, self.port = sockets[0].socket.getsockname()[:2]
         failure: BaseException | None = None

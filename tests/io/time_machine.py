@@ -15,6 +15,7 @@ import trio.testing
 
 from mailauth_io import on_asyncio, on_trio
 from mailauth_io.adapters.stream import Peer, Stream
+from mailauth_io.adapters.turns import Share
 from mailauth_io.limits import Limits
 from tests.io import loops
 
@@ -27,6 +28,8 @@ class MemoryStream(Stream):
     def __init__(self) -> None:
         self.heard = b""
         self.started_at = 0.0
+        self.share = Share()
+        self.limit_key = None
         self.turns = 0
 
     def write(self, data: bytes) -> None:

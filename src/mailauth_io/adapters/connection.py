@@ -6,6 +6,7 @@ This module does not depend on an event loop or a protocol: every operation that
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Collection
@@ -30,13 +31,11 @@ from mailauth import (
 )
 from mailauth.sasl import AuthenticationStarted, ClientMechanism
 
-from ..limits import LOGGER
-from ..logs import Event
 from .stream import READ_SIZE, Peer, Stream
 from .tls.layer import TlsLayer, TlsOptions, log_tls_failure, start_tls
+from .turns import EVENTS_PER_TURN, LOGIN
 
 __all__ = [
-    "EVENTS_PER_CHECKPOINT",
     "LINGER_BYTES",
     "LINGER_SECONDS",
     "LINGER_TOTAL",
@@ -55,12 +54,6 @@ LINGER_TOTAL: Final = 10.0
 LINGER_BYTES: Final = 1_048_576
 """Bytes to read and discard after the last write.  Closing a socket that has unread data sends a reset, which can
 destroy the last reply before the peer has read it."""
-EVENTS_PER_CHECKPOINT: Final = 64
-"""Maximum number of events returned without a wait before other tasks run.
-
-A client may send 64 KiB of commands at once, and the system may accept each reply at once, so there may be no wait.  A
-login counts as this many events, since it may take as much CPU time (SASLprep, SCRAM).  A typical group of pipelined
-commands has fewer events, so it is not interrupted."""
 _ENDLESS: Final = math.inf
 _CANCELLED: Final = "an earlier call was cancelled during a write, so data may be missing; close this connection"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
@@ -82,7 +75,6 @@ class AsyncConnection(Generic[E]):
         "_closed",
         "_closing_when_idle",
         "_events",
-        "_events_left",
         "_indirect_write",
         "_layer",
         "_machine",
@@ -107,7 +99,6 @@ class AsyncConnection(Generic[E]):
         self._layer = layer
         self._time_left = _ENDLESS  # seconds left to receive content; each byte received adds to it
         self._events: deque[E] | None = None  # events that flush() received; the iteration returns them
-        self._events_left = EVENTS_PER_CHECKPOINT
         self._cannot_write = False
         self._indirect_write = layer is not None  # writes need _write(): TLS is active, or writing has failed
         self._closed = False
@@ -133,17 +124,19 @@ class AsyncConnection(Generic[E]):
             raise ConnectionAbortedError(self._broken)
         machine = self._machine
         stream = self._stream
-        if self._events_left <= 0:
-            self._events_left = EVENTS_PER_CHECKPOINT
-            await stream.checkpoint()  # before next_event(): a cancellation here loses no event
-        self._events_left -= 1
+        share = stream.share
+        if share.left <= 0:
+            await share.wait(stream.limit_key, stream.checkpoint)  # before next_event(): a cancellation loses no event
+        share.left -= 1
         due = 0.0  # the deadline of the current wait; 0 if there is none
         while True:
             if self._events:
                 return self._events.popleft()
             event = machine.next_event()
             if isinstance(event, NeedData):
-                self._events_left = EVENTS_PER_CHECKPOINT
+                if share.left <= 0:
+                    await share.wait(stream.limit_key, stream.checkpoint)
+                share.left -= 1
                 now = stream.now()
                 rate = event.min_rate
                 if rate is not None:
@@ -189,7 +182,7 @@ class AsyncConnection(Generic[E]):
                 due = 0.0
             elif not isinstance(event, (BeginTls, Closed, Paused)):
                 if type(event) is AuthenticationStarted:
-                    self._events_left = 0
+                    share.left -= LOGIN
                 return event
             elif isinstance(event, BeginTls):
                 await self._upgrade(event.data)
@@ -292,7 +285,10 @@ class AsyncConnection(Generic[E]):
         data = await self._stream.read(due)
         if data is None:
             return None
-        layer.feed(data)
+        records = layer.records
+        if rest := layer.feed(data, EVENTS_PER_TURN):
+            self._stream.put_back(rest)
+        self._stream.share.left -= layer.records - records
         return layer.decrypt()
 
     def _write(self, data: bytes) -> Awaitable[None] | None:
@@ -329,8 +325,8 @@ class AsyncConnection(Generic[E]):
         # What has been read so far arrived in clear text, before the peer could know that TLS begins, so it is not part
         # of the handshake, and may have been injected (RFC 3207 section 4.2; architecture.md, invariant 2).
         if dropped := self._stream.drop_unread():
-            peer = self.peer
-            LOGGER.warning(Event("clear text dropped", {"peer": peer.address, "port": peer.port, "bytes": dropped}))
+            fields = {"peer": self.peer.address, "port": self.peer.port, "bytes": dropped}
+            self._stream.share.log(logging.WARNING, "clear text dropped", fields)
         layer = None
         try:
             if data:
@@ -339,7 +335,7 @@ class AsyncConnection(Generic[E]):
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client must report that it could not verify the server
-            log_tls_failure(self.peer, error)
+            log_tls_failure(self._stream, self.peer, error)
             self._machine.receive_data(b"")
             return
         except BaseException:

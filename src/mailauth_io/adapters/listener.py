@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import ssl
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from .connection import AsyncServerConnection
 from .proxy_header import proxied_peer
 from .stream import Peer, Stream
 from .tls.layer import TlsOptions, log_tls_failure, start_tls
+from .turns import CONNECTION, Turns
 
 __all__ = ["Listener", "ListenerOptions", "MachineFactory", "OnError", "Session"]
 
@@ -96,6 +98,8 @@ class Listener(ABC):
         self._on_error = options["on_error"]
         self.closing = False
         """Whether ``shut_down()`` was called."""
+        self.turns: Turns | None = None
+        """The turns of the event loop; None if each connection has a thread.  ``listen()`` sets it."""
         self._connections: dict[Stream, AsyncServerConnection[Any] | None] = {}  # None: the session has not started
 
     @abstractmethod
@@ -157,12 +161,14 @@ class Listener(ABC):
             if self.closing:
                 return
             self._connections[stream] = None
+            self._share_turns(stream, peer)
             if self._proxy_from and is_within(peer.address, self._proxy_from):
                 try:
                     peer = await proxied_peer(stream, peer, self.limits.proxy_header_timeout)
                 except OSError as error:
                     reason = str(error) or type(error).__name__
-                    LOGGER.info(Event("proxy dropped", {"peer": peer.address, "port": peer.port, "reason": reason}))
+                    fields = {"peer": peer.address, "port": peer.port, "reason": reason}
+                    stream.share.log(logging.INFO, "proxy dropped", fields)
                     return
             if not self._limiter.acquire(peer.address):
                 if not self._implicit_tls:
@@ -170,12 +176,16 @@ class Listener(ABC):
                         await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
                 return
             counted = peer
+            self._share_turns(stream, peer)
+            await stream.take_turn(CONNECTION)
+            if stream.woken:  # shut_down() was called meanwhile
+                return
             layer = None
             if self._implicit_tls and self._tls_options is not None:
                 try:
                     layer = await start_tls(stream, self._tls_options, server_side=True)
                 except OSError as error:
-                    log_tls_failure(peer, error)
+                    log_tls_failure(stream, peer, error)
                     return
             machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
             connection = AsyncServerConnection(machine, stream, peer, self._tls_options, layer)
@@ -203,6 +213,12 @@ class Listener(ABC):
             if counted is not None:
                 self._limiter.release(counted.address)
             stream.abort()
+
+    def _share_turns(self, stream: Stream, peer: Peer) -> None:
+        """Let *stream* share the turns of the event loop with the network of *peer*."""
+        if self.turns is not None:
+            stream.limit_key, network = self._limiter.keys(peer.address)
+            stream.share = self.turns.share(network)
 
 
 def report_error(on_error: OnError | None, error: Exception, peer: Peer) -> None:

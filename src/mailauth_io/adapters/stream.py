@@ -15,6 +15,7 @@ import attrs
 
 from .._checks import check_port, check_text, field
 from ..limits import Limits
+from .turns import Share
 
 __all__ = ["READ_SIZE", "Peer", "Stream", "to_peer"]
 
@@ -52,7 +53,7 @@ class Stream(ABC):
             await stream.write_all(data)
     """
 
-    __slots__ = ("ended", "limits", "started_at", "unread", "woken")
+    __slots__ = ("ended", "limit_key", "limits", "share", "started_at", "unread", "woken")
 
     now: Callable[[], float]
     """Returns the time of the loop in seconds; the clock is monotonic."""
@@ -67,6 +68,10 @@ class Stream(ABC):
         """Whether no data will arrive after ``unread``: the peer has closed its side, or the connection is lost."""
         self.woken = False
         """Whether ``wake()`` was called since the last wait."""
+        self.share = Share()
+        """The turns of the event loop that this connection shares with others."""
+        self.limit_key: object = None
+        """The ``mailauth.addresses.limit_key`` of the peer: the addresses of a share are served in turn."""
 
     def take(self) -> bytes | None:
         """Return the data received so far; ``b""`` at the end of the stream or connection, None if there is none."""
@@ -104,6 +109,13 @@ class Stream(ABC):
     @abstractmethod
     def checkpoint(self) -> Awaitable[None]:
         """Let other tasks run, without waiting for anything."""
+
+    async def take_turn(self, events: int) -> None:
+        """Wait for a turn if ``share`` has no events left; then count *events* of it."""
+        share = self.share
+        if share.left <= 0:
+            await share.wait(self.limit_key, self.checkpoint)
+        share.left -= events
 
     def put_back(self, data: bytes) -> None:
         """Undo a ``take()``: the next one returns *data* first."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from mailauth import ACCEPT, Question, ServerMachine, Tls, pop3, sasl, smtp
-from mailauth_io.adapters.connection import EVENTS_PER_CHECKPOINT, AsyncServerConnection
+from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer, Stream
+from mailauth_io.adapters.turns import EVENTS_PER_TURN
 from mailauth_io.limits import Limits
 from tests.io import loops
 from tests.io.line_echo import cancel_when_blocked
@@ -125,7 +126,7 @@ def test_another_task_runs_between_pipelined_logins(
 @on_each_loop
 def test_commands_without_a_login_run_checkpoints_periodically(name: str) -> None:
     """Nothing else makes this connection wait, since the system accepts each reply at once."""
-    client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_PER_CHECKPOINT)
+    client = Client(b"EHLO c\r\n" + b"NOOP\r\n" * 5 * EVENTS_PER_TURN)
     run_in_no_time(name, lambda: serve(wrap(smtp_server(), client), lambda event: None))
     assert client.turns == 5
 

@@ -22,7 +22,7 @@ from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream, to_peer
 from mailauth_io.cli import descriptors
-from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits
+from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits, LogLimit
 from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
@@ -144,6 +144,24 @@ def test_rejected_connections_are_logged_once_per_minute(caplog: pytest.LogCaptu
     clock.now += QUIET_SECONDS
     assert not limiter.acquire("192.0.2.1")
     assert caplog.records[-1].getMessage().endswith(" suppressed=99")
+
+
+def test_lines_of_a_key_and_in_all_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    limit = LogLimit(2, 5, clock)
+
+    def lines() -> list[str]:
+        caplog.clear()
+        for key in ("a", "a", "a", "b", "b", "b", "c", "d"):
+            limit.log(logging.INFO, "failed", {"key": key}, key)
+        return [record.getMessage() for record in caplog.records]
+
+    first = ["failed key=a", "failed key=a", "failed key=b suppressed=1", "failed key=b", "failed key=c suppressed=1"]
+    assert lines() == first
+    assert lines() == []
+    clock.now += QUIET_SECONDS
+    assert lines() == ["failed key=a suppressed=9", *first[1:]]
 
 
 @pytest.mark.parametrize("limits", [{"connections": 0}, {"connections_per_address": 0}, {"min_rate": 0}])

@@ -138,6 +138,23 @@ def test_failed_handshake_logs_one_line(
 
 @on_both_loops
 @pytest.mark.parametrize("port", WAYS)
+def test_failed_handshakes_of_a_network_are_logged_ten_times_a_minute(
+    run: Run, port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def client(served: Served) -> None:
+        for _ in range(15):
+            with before_handshake(served, port) as connection:
+                connection.sendall(b"not TLS\r\n")
+                read_all_or_reset(connection)
+
+    meet(run, client)
+    assert sum(record.getMessage().startswith("TLS failed") for record in caplog.records) == 10
+
+
+@on_both_loops
+@pytest.mark.parametrize("port", WAYS)
 def test_silent_client_is_disconnected_after_the_handshake_timeout(
     run: Run, port: str, caplog: pytest.LogCaptureFixture
 ) -> None:

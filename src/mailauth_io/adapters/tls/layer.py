@@ -6,6 +6,7 @@ The minimum TLS version and the trusted authorities are set in the context.
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from typing import Final
 
@@ -13,10 +14,10 @@ import attrs
 
 from mailauth import Tls
 
-from ...limits import LOGGER
-from ...logs import Event
 from ..stream import READ_SIZE, Peer, Stream
+from ..turns import CONNECTION, HANDSHAKE
 from ._client_hello import ClientHello
+from ._record_counter import RecordCounter
 from .channel_binding import UNIQUE, BindingContext, channel_bindings
 
 __all__ = ["POP3", "SMTP", "NoApplicationProtocol", "TlsLayer", "TlsOptions", "log_tls_failure", "start_tls"]
@@ -82,11 +83,12 @@ class TlsLayer:
         sock.sendall(tls_layer.take())
     """
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "ended")
+    __slots__ = ("_incoming", "_object", "_outgoing", "_records", "ended")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._records = RecordCounter()
         if server_hostname is not None and len(server_hostname) > 1:
             server_hostname = server_hostname.removesuffix(".")
         self._object = context.wrap_bio(
@@ -109,12 +111,23 @@ class TlsLayer:
         if None not in (alpn, chosen) and alpn != chosen:
             raise NoApplicationProtocol(f"the ssl_context chose {chosen} by ALPN, not {alpn}")
 
-    def feed(self, data: bytes) -> None:
-        """Add encrypted *data* from the peer; ``b""`` is the end of the stream."""
-        if data:
-            self._incoming.write(data)
-        else:
+    @property
+    def records(self) -> int:
+        """The number of TLS records that have begun in the data from the peer."""
+        return self._records.number
+
+    def feed(self, data: bytes, most_records: int | None = None) -> bytes:
+        """Add encrypted *data* from the peer; ``b""`` is the end of the stream.
+
+        Returns the part of *data* that was not added, if it contains more than *most_records* records.  A record takes
+        CPU time even if it is empty, or only asks for new keys.
+        """
+        if not data:
             self._incoming.write_eof()
+            return b""
+        size = self._records.count(data, most_records)
+        self._incoming.write(data[:size])
+        return data[size:]
 
     def take(self) -> bytes:
         """Return encrypted data for the peer; ``b""`` if there is none."""
@@ -180,6 +193,7 @@ async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: boo
     layer = TlsLayer(tls_options.context, server_side=server_side, server_hostname=tls_options.hostname)
     due = stream.now() + tls_options.timeout
     hello = ClientHello() if server_side and tls_options.alpn is not None else None
+    cost = HANDSHAKE
     while True:
         if hello is None:
             try:
@@ -196,6 +210,9 @@ async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: boo
             raise ConnectionAbortedError("shut down during the TLS handshake")
         if not received:
             raise ConnectionResetError("the peer closed the connection during the TLS handshake")
+        if server_side:
+            await stream.take_turn(cost)
+            cost = CONNECTION
         layer.feed(received)
         if hello is not None:
             hello.receive_data(received)
@@ -206,7 +223,7 @@ async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: boo
                 hello = None
 
 
-def log_tls_failure(peer: Peer, error: OSError) -> None:
-    """Log that the handshake with *peer* failed."""
+def log_tls_failure(stream: Stream, peer: Peer, error: OSError) -> None:
+    """Log that the handshake with *peer* failed, unless its network has caused many such lines."""
     reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-    LOGGER.info(Event("TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason}))
+    stream.share.log(logging.INFO, "TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason})
