@@ -21,7 +21,7 @@ from ..logs import Event
 
 __all__ = ["CONNECTION", "EVENTS_PER_TURN", "HANDSHAKE", "LOGIN", "Flag", "Share", "Turns"]
 
-EVENTS_PER_TURN: Final = 64
+EVENTS_PER_TURN: Final = 128
 """Events that the connections of one network may cause in one turn.  A read and a TLS record count as one each.
 
 A typical group of pipelined commands has fewer events, so it is not interrupted."""
@@ -40,8 +40,9 @@ LINES: Final = 100
 """Log lines a minute about connections without a session, such as failed TLS handshakes: for each network, and in all.
 A client can cause each with a few bytes."""
 
-_MOST_WOKEN: Final = 16
-"""Connections that are woken for one turn.  Most of them need only a few events."""
+_MOST_WOKEN: Final = 32
+"""Connections that are woken for one turn.  A client that waits for each reply needs two events at a time, a read and a
+command."""
 
 
 class Flag(Protocol):
