@@ -56,12 +56,15 @@ class Flag(Protocol):
 
     def set(self) -> object:
         """Wake the task that waits."""
+        ...
 
     def is_set(self) -> bool:
         """Return whether ``set()`` was called."""
+        ...
 
     def wait(self) -> Awaitable[object]:
         """Wait until ``set()`` is called."""
+        ...
 
 
 @attrs.define(eq=False)
