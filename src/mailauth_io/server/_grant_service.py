@@ -28,7 +28,8 @@ REMEMBERED: Final = 1024
 """Maximum number of addresses remembered so that the warning is logged once for each."""
 
 MAX_NOT_STORED: Final = 16_384
-"""Maximum number of addresses without the grant that a login should have made.  Over it, the oldest is removed."""
+"""Maximum number of addresses without the grant that a login should have made.  Over it, the oldest of the account with
+the most addresses is removed, so that an account that logs in from many addresses removes no others."""
 
 
 class GrantService:
@@ -43,6 +44,7 @@ class GrantService:
         self._clock = clock
         self._warned: set[object] = set()
         self._not_stored: OrderedDict[object, tuple[str, float]] = OrderedDict()  # identity, expiry; oldest login first
+        self._not_stored_for: dict[str, dict[object, None]] = {}  # the same addresses by identity; oldest login first
 
     async def grant(self, session: str, address: str, identity: str) -> None:
         """Make a grant for *identity*, which has logged in from *address*.
@@ -58,7 +60,7 @@ class GrantService:
         except Exception:
             self.note_not_stored(address, identity)
             raise
-        self._not_stored.pop(self._grants.settings.key(address), None)
+        self._forget(self._grants.settings.key(address))
         if identities > MANY_IDENTITIES and (key := self._grants.settings.key(address)) not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
@@ -75,10 +77,12 @@ class GrantService:
         if self._is_excluded(address):
             return
         key = self._grants.settings.key(address)
-        self._not_stored.pop(key, None)
+        self._forget(key)
         self._not_stored[key] = identity, self._clock() + self._grants.settings.lifetime
+        self._not_stored_for.setdefault(identity, {})[key] = None
         if len(self._not_stored) > MAX_NOT_STORED:
-            self._not_stored.popitem(last=False)
+            most = max(self._not_stored_for, key=lambda name: len(self._not_stored_for[name]))
+            self._forget(next(iter(self._not_stored_for[most])))
 
     async def find(self, address: str) -> Lookup:
         """Look up the active grant for *address*.  Raises what the store raises.
@@ -94,15 +98,24 @@ class GrantService:
     def _is_not_stored(self, address: str) -> bool:
         now = self._clock()
         while self._not_stored and next(iter(self._not_stored.values()))[1] <= now:
-            self._not_stored.popitem(last=False)
+            self._forget(next(iter(self._not_stored)))
         return bool(self._not_stored) and self._grants.settings.key(address) in self._not_stored
+
+    def _forget(self, key: object) -> None:
+        """Remove the address *key* from the table of grants that could not be stored, if it is there."""
+        identity, _ = self._not_stored.pop(key, (None, 0.0))
+        if identity is not None:
+            addresses = self._not_stored_for[identity]
+            del addresses[key]
+            if not addresses:
+                del self._not_stored_for[identity]
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:
         """Revoke the grants of *identity* that are older than *older_than* seconds."""
         since = self._clock() - older_than + self._grants.settings.lifetime
-        for key, (owner, expires) in tuple(self._not_stored.items()):
-            if owner == identity and expires <= since:
-                del self._not_stored[key]
+        for key in tuple(self._not_stored_for.get(identity, ())):
+            if self._not_stored[key][1] <= since:
+                self._forget(key)
         revoked = await self._grants.revoke_identity(identity, older_than)
         check_result(self._grants, "revoke_identity", revoked, int, "the number of grants revoked")
 
