@@ -6,12 +6,14 @@ the answer is an action of access(5).  Postfix keeps a connection for many reque
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from typing import Final
 
 import anyio
 from anyio.abc import ByteStream, Listener
 from anyio.streams.buffered import BufferedByteReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from mailauth.addresses import Network
 from mailauth.grants import Grant
@@ -28,6 +30,9 @@ MAX_REQUEST: Final = 16_384
 MAX_CONNECTIONS: Final = 1_000
 """Maximum open connections.  Each process of smtpd(8) has one, and default_process_limit of Postfix is 100."""
 
+MAX_WAITING: Final = 16
+"""Maximum requests of a connection that wait for their answers.  Postfix sends one, and waits for its answer."""
+
 TIMEOUT: Final = 600.0
 """Seconds to wait for a request.  Postfix closes a connection that is idle for 300 (smtpd_policy_service_max_idle)."""
 
@@ -37,6 +42,9 @@ NO_GRANT: Final = "DUNNO"
 
 DEFER: Final = f"DEFER {LOOKUP_FAILED.enhanced_status_code} {LOOKUP_FAILED.text}"
 """Postfix replies 450.  DEFER_IF_PERMIT would have no effect: ``reject_unauth_destination`` follows and replies 554."""
+
+_ENDED: Final = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+"""The exceptions for a connection that has failed."""
 
 
 class PolicyService:
@@ -66,19 +74,17 @@ class PolicyService:
                 return
             self._connections += 1
             try:
-                await self._answer_all(stream)
-            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.IncompleteRead):
-                pass  # closed by Postfix, or idle for too long
-            except anyio.DelimiterNotFound:
-                pass  # too long for a request
+                async with anyio.create_task_group() as tasks:
+                    sender, requests = anyio.create_memory_object_stream[bytes](MAX_WAITING)
+                    tasks.start_soon(_receive_all, stream, sender, tasks.cancel_scope)
+                    await self._answer_all(stream, requests)
+                    tasks.cancel_scope.cancel()
             finally:
                 self._connections -= 1
 
-    async def _answer_all(self, stream: ByteStream) -> None:
-        received = BufferedByteReceiveStream(stream)
-        while True:
-            with anyio.fail_after(TIMEOUT):
-                request = await received.receive_until(b"\n\n", MAX_REQUEST)
+    async def _answer_all(self, stream: ByteStream, requests: MemoryObjectReceiveStream[bytes]) -> None:
+        with requests, contextlib.suppress(*_ENDED):
+            async for request in requests:
                 await stream.send(f"action={await self.decide(_client_address(request))}\n\n".encode())
 
     async def decide(self, address: str) -> str:
@@ -91,6 +97,26 @@ class PolicyService:
         if isinstance(found, Grant):
             return PERMIT
         return NO_GRANT if found is None else DEFER
+
+
+async def _receive_all(
+    stream: ByteStream, sender: MemoryObjectSendStream[bytes], connection: anyio.CancelScope
+) -> None:
+    """Pass the requests to *sender*.  Cancel *connection* if it is idle for too long, or sends too much.
+
+    It is read while a request is answered, too, so that what is received meanwhile has a limit.
+    """
+    received = BufferedByteReceiveStream(stream)
+    with sender:
+        try:
+            while True:
+                with anyio.fail_after(TIMEOUT):
+                    request = await received.receive_until(b"\n\n", MAX_REQUEST)
+                sender.send_nowait(request)
+        except (anyio.EndOfStream, anyio.IncompleteRead):
+            pass  # closed by the client, which may still read the answers
+        except (*_ENDED, anyio.DelimiterNotFound, anyio.WouldBlock):
+            connection.cancel()
 
 
 def _client_address(request: bytes) -> str:

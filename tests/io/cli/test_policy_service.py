@@ -144,6 +144,46 @@ async def test_connections_over_the_limit_are_closed(loop: loops.Loop, monkeypat
         group.cancel_scope.cancel()
 
 
+class SilentGrants(MemoryGrants):
+    """A store that does not answer."""
+
+    async def find(self, address: str) -> Lookup:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+
+@on_both_loops
+async def test_too_many_requests_close_the_connection_although_the_store_does_not_answer(loop: loops.Loop) -> None:
+    """What a client sends is not kept in memory until the store answers."""
+    service = PolicyService(SilentGrants())
+
+    def client(port: int) -> None:
+        with connected(port) as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(b"client_address=192.0.2.7\n\n" * (policy_service.MAX_WAITING + 2))
+            assert connection.recv(1) == b""
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(service.serve, listener)
+        await loop.in_thread(client, listener.extra(SocketAttribute.local_port))
+        group.cancel_scope.cancel()
+
+
+@on_both_loops
+async def test_requests_that_were_received_are_answered_after_the_client_has_closed_its_side(loop: loops.Loop) -> None:
+    service = PolicyService(MemoryGrants())
+
+    def client(port: int) -> None:
+        with connected(port) as connection, connection.makefile("rb") as answers:
+            connection.sendall(b"client_address=192.0.2.7\n\n" * policy_service.MAX_WAITING)
+            connection.shutdown(socket.SHUT_WR)
+            assert answers.read() == b"action=DUNNO\n\n" * policy_service.MAX_WAITING
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as group:
+        group.start_soon(service.serve, listener)
+        await loop.in_thread(client, listener.extra(SocketAttribute.local_port))
+        group.cancel_scope.cancel()
+
+
 @on_both_loops
 async def test_idle_connection_is_closed(loop: loops.Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_service, "TIMEOUT", 0.01)
