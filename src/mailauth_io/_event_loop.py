@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import importlib.util
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol, TypeVar
 
 from .adapters.functions import Connect, Serve, ServePop3, ServeSmtp
 
 E = TypeVar("E")
+T = TypeVar("T")
 
 
 class Adapter(Protocol):
@@ -55,6 +56,15 @@ async def fail_after(seconds: float) -> AsyncGenerator[None]:
     else:
         async with asyncio.timeout(seconds):
             yield
+
+
+async def run_in_thread(function: Callable[[], T]) -> T:
+    """Call *function* in a thread, and return its result.  After a cancellation the thread goes on, and is ignored."""
+    if runs_on_trio():
+        import trio
+
+        return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+    return await asyncio.to_thread(function)
 
 
 def runs_on_trio() -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from mailauth import sasl
@@ -199,6 +202,60 @@ def test_untrusted_or_foreign_certificate_is_a_failed_connection(run: Run, tls: 
             assert isinstance(found.value.__cause__, ssl.SSLCertVerificationError)
 
     served(run, use, hosts=(host,))
+
+
+@on_both_loops
+def test_files_of_the_trusted_cas_are_read_in_a_thread_for_each_connection(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They can change while the program runs, and reading them takes as long as hundreds of replies."""
+    threads: list[threading.Thread] = []
+
+    def create_default_context() -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return client_context()
+
+    monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+
+    async def use(ports: server.RunningServer) -> None:
+        for tls in ("implicit", "starttls"):
+            for protocol, connect in (("smtp", client.smtp_client), ("pop3", client.pop3_client)):
+                arguments = options(ports, protocol, tls, ("alice", PASSWORD)) | {"ssl_context": None}
+                async with connect(**arguments):
+                    pass
+
+    served(run, use)
+    assert len(threads) == 4
+    assert threading.current_thread() not in threads
+
+
+@on_both_loops
+def test_call_can_be_cancelled_while_the_files_of_the_trusted_cas_are_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, readable = threading.Event(), threading.Event()
+
+    def create_default_context() -> ssl.SSLContext:
+        reading.set()
+        assert readable.wait(TIMEOUT)
+        return client_context()
+
+    monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        await anyio.to_thread.run_sync(reading.wait, TIMEOUT)
+        scope.cancel()
+
+    async def main() -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(cancel, group.cancel_scope)
+                await client.submit(MESSAGE, ALICE, [BOB], host="127.0.0.1", port=1)
+            assert not readable.is_set()
+        finally:
+            readable.set()  # asyncio waits for the thread at its end
+
+    run(main)
 
 
 @on_both_loops
