@@ -478,7 +478,9 @@ def test_challenge_to_user_raises_remote_protocol_error() -> None:
         pull(connection)
 
 
-def test_multi_line_reply_length_is_limited() -> None:
+@pytest.mark.parametrize("line", [b"X" * 998, b"\xff" * 250, b"\\x00" * 200], ids=["text", "bytes", "backslashes"])
+def test_multi_line_reply_length_is_limited(line: bytes) -> None:
+    """The limit is that of the text: a byte that is not printable ASCII takes four characters."""
     connection = pop3.ClientConnection(pop3.ClientSettings(max_response=65_536))
     connection.receive_data(b"+OK\r\n")
     pull(connection)
@@ -489,7 +491,7 @@ def test_multi_line_reply_length_is_limited() -> None:
 
     def flood() -> None:
         for _ in range(100):
-            connection.receive_data(b"X" * 998 + b"\r\n")
+            connection.receive_data(line + b"\r\n")
             pull(connection)
 
     with pytest.raises(RemoteProtocolError, match="65536"):

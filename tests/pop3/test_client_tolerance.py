@@ -303,3 +303,45 @@ def test_events_do_not_depend_on_how_replies_are_split(
     """architecture.md, invariant 8, in both modes."""
     whole = run(steps, pipelining=pipelining, strict=strict, alone=True)
     assert run(steps, pipelining=pipelining, strict=strict, alone=True, bytewise=True) == whole
+
+
+# Lines of a response
+
+
+def lines_of(data: bytes) -> tuple[str, ...]:
+    """Return the lines of the response *data* to UIDL, as a client returns them."""
+    (replied,) = exchange(logged_in(), pop3.Uidl(), data)
+    assert isinstance(replied, pop3.ReplyReceived)
+    assert replied.reply.lines is not None
+    return replied.reply.lines
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (bytes(range(0x21, 0x7F)), bytes(range(0x21, 0x7F)).decode()),
+        (b"a b\tc", "a b\tc"),
+        (b"caf\xe9", r"caf\xe9"),
+        (b"caf\xc3\xa9", r"caf\xc3\xa9"),
+        (b"\0\x1b\x7f\x80\x85\xa0\xff", r"\x00\x1b\x7f\x80\x85\xa0\xff"),
+        (rb"caf\xe9", r"caf\x5cxe9"),
+        (rb"C:\x", r"C:\x"),
+        (rb"\\xe9", r"\\x5cxe9"),
+        (rb"\xE9 \xg0 \x1", r"\xE9 \xg0 \x1"),
+        (b"\\x1\xe9", r"\x1\xe9"),
+    ],
+)
+def test_byte_of_a_line_that_is_not_printable_ascii_is_escaped(sent: bytes, text: str) -> None:
+    assert lines_of(b"+OK\r\n1 " + sent + b"\r\n.\r\n") == (f"1 {text}",)
+
+
+@given(
+    st.sets(
+        st.one_of(st.binary(max_size=8), st.text("\\x5ce9\xe9?").map(lambda text: text.encode("latin-1"))), max_size=20
+    )
+)
+def test_lines_that_differ_are_different_text(sent: set[bytes]) -> None:
+    """They may be unique-ids (RFC 1939 section 7), which decide which messages are retrieved."""
+    sent = {line for line in sent if b"\r" not in line and b"\n" not in line}
+    data = b"".join(b"x" + line + b"\r\n" for line in sent)
+    assert len(set(lines_of(b"+OK\r\n" + data + b".\r\n"))) == len(sent)

@@ -18,7 +18,7 @@ from ..events import Action, CloseReason, Command, MessageChunk, Tls
 from ._grammar import find_timestamp
 from .commands import Apop, Auth, Capa, GenericCommand, LineCommand, Pass, Quit, User
 from .events import AuthenticationRejected, ClientEvent, ReplyReceived
-from .replies import Reply, parse_status, printable
+from .replies import Reply, parse_line, parse_status
 from .settings import MAX_COMMAND_LINE, ClientSettings
 from .states import ANSWER_TIMEOUT, CLIENT_TIMEOUTS, State
 from .verbs import GENERIC, Effect, Verb
@@ -256,10 +256,11 @@ class ClientConnection(ClientMachine[ClientEvent]):
             self._lines = None
             status = self._status
             return self._finish(Reply(True, status.response_code, status.text, tuple(lines)))
-        self._answer_size += len(line) + 2
+        text = parse_line(line[1:] if line.startswith(b".") else line)
+        self._answer_size += len(text) + 2
         if self._answer_size > self._settings.max_response:
             raise RemoteProtocolError(f"response longer than {self._settings.max_response} bytes")
-        lines.append(printable(line[1:] if line.startswith(b".") else line))
+        lines.append(text)
         return None
 
     def _finish(self, reply: Reply) -> ClientEvent | None:

@@ -25,6 +25,7 @@ _CODE_OR_NONE: Final = re.compile(f"(?:{_CODE.pattern})?")
 _CODED: Final = re.compile(rf"\[({_CODE.pattern})\] ?(.*)")
 _STATUS: Final = re.compile(rb"(\+OK|-ERR)(?: (.*))?", re.DOTALL)
 _NOT_TEXT: Final = re.compile(r"[^\t -~]")
+_ESCAPED: Final = re.compile(r"[^\t -~]|\\(?=x[0-9a-f]{2})")
 
 
 class Unavailable(enum.Enum):
@@ -116,7 +117,9 @@ class Reply:
     """The response code without brackets, such as ``IN-USE`` or ``SYS/TEMP`` (RFC 2449 section 8); empty for none."""
     text: str = attrs.field(default="", validator=value_of(str, _check_text))
     lines: tuple[str, ...] | None = attrs.field(default=None, validator=tuple_of(str, _check_text, optional=True))
-    """The lines of a multi-line response, without dot-stuffing; None for a single-line response."""
+    """The lines of a multi-line response, without dot-stuffing; None for a single-line response.
+
+    In a received line, a byte that is not printable ASCII is written as ``\\xNN``, so that different lines differ."""
 
     def __attrs_post_init__(self) -> None:
         if not self.response_code and _CODED.fullmatch(self.text):
@@ -142,13 +145,17 @@ def parse_status(line: bytes) -> Reply:
     if found is None:
         raise Malformed("a reply must begin with +OK or -ERR")
     status, data = found.groups()
-    text = printable(data or b"")
+    text = _NOT_TEXT.sub("?", (data or b"").decode("latin-1"))
     code = ""
     if (coded := _CODED.fullmatch(text)) is not None:
         code, text = coded.groups()
     return Reply(status == b"+OK", code, text)
 
 
-def printable(data: bytes) -> str:
-    """Return *data* as text, with ``?`` for each character that a Reply may not contain."""
-    return _NOT_TEXT.sub("?", data.decode("latin-1"))
+def parse_line(data: bytes) -> str:
+    r"""Return a line of a multi-line response, without its CRLF and dot-stuffing, as text.
+
+    Different lines stay different, since a line may contain a unique-id.  A byte that a Reply may not contain is
+    written as ``\xNN``, in lower case, and a backslash that looks like the start of one as ``\x5c``.
+    """
+    return _ESCAPED.sub(lambda found: f"\\x{ord(found[0]):02x}", data.decode("latin-1"))

@@ -47,7 +47,10 @@ class Listed:
     size: int
     """Bytes, as the server states it."""
     unique_id: str | None
-    """The same in all sessions; None if the server does not support UIDL."""
+    """The same in all sessions; None if the server does not support UIDL.
+
+    RFC 1939 section 7 allows 1 to 70 printable ASCII characters without blanks.  If a server sends others, different
+    unique-ids stay different: ``\\xNN`` stands for a byte outside of printable ASCII."""
 
 
 @attrs.frozen(kw_only=True)
@@ -120,8 +123,8 @@ class Pop3Client:
         sizes = _pairs(await self._succeed(pop3.List()), "LIST")
         unique_ids = dict(_pairs(await self.execute(pop3.Uidl()), "UIDL"))
         return tuple(
-            Listed(number=number, size=_number(size, "LIST"), unique_id=unique_ids.get(number))
-            for number, size in sizes
+            Listed(number=number, size=_number(rest.split()[0], "LIST"), unique_id=unique_ids.get(number))
+            for number, rest in sizes  # other information may follow the size, and nothing the unique-id
         )
 
     async def retrieve(self, number: int) -> bytes:
@@ -223,7 +226,7 @@ class Pop3Client:
 
 
 def _pairs(reply: pop3.Reply, verb: str) -> list[tuple[int, str]]:
-    """Return the first two words of each line of a scan listing or unique-id listing (RFC 1939 sections 5 and 7).
+    """Return the number and the rest of each line of a scan listing or unique-id listing (RFC 1939 sections 5 and 7).
 
     Some servers align the words with several blanks or tabs, and some begin the listing with an empty line.
     """
@@ -231,7 +234,7 @@ def _pairs(reply: pop3.Reply, verb: str) -> list[tuple[int, str]]:
 
 
 def _pair(line: str, verb: str) -> tuple[int, str]:
-    words = line.split()
+    words = line.strip().split(maxsplit=1)
     if len(words) < 2 or not (number := _number(words[0], verb)):
         raise ConnectionFailed(f"the response to {verb} has an invalid line: {line}")
     return number, words[1]
