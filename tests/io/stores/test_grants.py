@@ -21,6 +21,8 @@ from tests.io.server_support import run_on_asyncio
 from tests.redis_server import PASSWORD, RedisServer, redis_server
 from tests.serving import environment
 
+pytestmark = pytest.mark.usefixtures("long_timeouts")
+
 HERE = "192.0.2.1"
 REMOTE_ADDRESS = "192.0.2.2"
 

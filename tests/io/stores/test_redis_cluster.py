@@ -18,6 +18,8 @@ from tests.io import loops
 from tests.io.grant_stores import LIFETIME, on_both_loops
 from tests.redis_server import PASSWORD, RedisCluster, redis_cluster
 
+pytestmark = pytest.mark.usefixtures("long_timeouts")
+
 HERE = "192.0.2.1"
 ELSEWHERE = "2001:db8::1"
 SCRIPTS = {name: text for name, text in vars(redis_grants).items() if isinstance(text, str) and "redis.call" in text}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,10 @@ from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import KEYS, RedisGrants
 from tests.io import loops
 from tests.io.grant_stores import LIFETIME, on_both_loops
+from tests.io.server_support import TIMEOUT
 from tests.redis_server import PASSWORD, RedisServer, redis_server
+
+pytestmark = pytest.mark.usefixtures("long_timeouts")
 
 HERE = "192.0.2.1"
 REMOTE_ADDRESS = "192.0.2.2"
@@ -277,7 +279,7 @@ class Late(RedisGrants):
     """A store whose script runs only after the login has given up."""
 
     def _time(self) -> int:
-        return super()._time() - 3_000_000
+        return super()._time() - 1_500_000 * round(TIMEOUT)
 
 
 @on_both_loops
@@ -311,23 +313,25 @@ async def test_outage_raises_connection_error_and_restart_recovers(loop: loops.L
         grants.close()
 
 
+def fill_pool(grants: RedisGrants) -> None:
+    """Make three connections that are not in use."""
+    pool = grants._redis.connection_pool
+    for connection in [pool.get_connection() for _ in range(3)]:
+        pool.release(connection)
+
+
 @on_both_loops
-async def test_timeout_closes_all_pooled_connections(loop: loops.Loop, tmp_path: Path) -> None:
+async def test_timeout_closes_all_pooled_connections(
+    loop: loops.Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If one connection is dead, the other idle ones probably are too, and each would cost another timeout."""
+    monkeypatch.setattr(redis_grants, "REPLY_TIMEOUT", 4.0)
     with redis_server(tmp_path) as server, server.client as client:
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
-        at_once = [threading.Thread(target=grants._redis.blpop, args=(["gate"], 0)) for _ in range(3)]
-        for thread in at_once:
-            thread.start()
-        while client.info("clients")["blocked_clients"] < 3:
-            pass
-        client.rpush("gate", 1, 2, 3)
-        for thread in at_once:
-            thread.join()
+        fill_pool(grants)
         assert len(client.client_list()) == 4
         server.signal(signal.SIGSTOP)
         with pytest.raises(TimeoutError):
-            # Not through the executor, whose timeout a slow machine could exceed.
             await loop.in_thread(grants._run, grants._find_script, HERE)
         server.signal(signal.SIGCONT)
         while len(client.client_list()) > 1:
@@ -342,12 +346,13 @@ async def test_unresponsive_redis_raises_store_timeout(loop: loops.Loop, tmp_pat
         grants = RedisGrants(RedisAddress(host="127.0.0.1", port=server.port), password=PASSWORD)
         await grants.grant(HERE, "alice")
         server.signal(signal.SIGSTOP)
-        with pytest.raises(StoreTimeout), anyio.fail_after(20):
+        grants._executor._timeout = 0.1
+        with pytest.raises(StoreTimeout), anyio.fail_after(TIMEOUT):
             await grants.find(HERE)
         with pytest.raises(StoreTimeout):
             await grants.grant(REMOTE_ADDRESS, "bob")
         server.signal(signal.SIGCONT)
-        grants._executor._paused_until = None  # the pause is over
+        grants._executor._timeout, grants._executor._paused_until = TIMEOUT, None  # the pause is over
         assert isinstance(await grants.find(HERE), Grant)
         assert await grants.find(REMOTE_ADDRESS) is None
         grants.close()
@@ -365,11 +370,9 @@ async def test_demoted_server_causes_a_new_connection(loop: loops.Loop, tmp_path
         grants = RedisGrants(RedisAddress(path=str(place)), password=PASSWORD)
         await grants.grant(HERE, "alice")
         if several:
-            connections = [grants._redis.connection_pool.get_connection() for _ in range(3)]
-            for connection in connections:
-                grants._redis.connection_pool.release(connection)
+            fill_pool(grants)
         with old.client as client:
-            client.replicaof("127.0.0.1", str(new.port))
+            client.replicaof("127.0.0.1", "1")  # a copy of the data is not needed, and could delay the next call
         place.unlink()
         place.symlink_to(new.socket)
         with pytest.raises(redis.ResponseError, match="read only"):

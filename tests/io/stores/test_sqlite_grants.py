@@ -20,6 +20,8 @@ from tests.io import loops
 from tests.io.grant_stores import on_both_loops
 from tests.io.server_support import run_on_asyncio
 
+pytestmark = pytest.mark.usefixtures("long_timeouts")
+
 HERE = "192.0.2.1"
 REMOTE_ADDRESS = "192.0.2.2"
 NOW = 1_700_000_000.0
