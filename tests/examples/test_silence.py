@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from examples import collect, submit
-from mailauth import NeedData, pop3, smtp
+from mailauth import Command, NeedData, pop3, smtp
 from tests.examples.programs import ROOT
 from tests.examples.scripted import pop3_server, smtp_server
 from tests.examples.test_relay import relayed
@@ -20,15 +20,26 @@ SILENCE = b""
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients wait for a moment instead of minutes.  On a slow machine they may time out even earlier."""
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for a moment instead of minutes.  On a slow machine they may time out even earlier.
+
+    If the server is silent after MESSAGE, the program reports that, so the steps before it have their usual timeouts.
+    """
+    until_sent = "MESSAGE" in request.node.name
+    sent: list[object] = []
     for machine in (smtp.ClientConnection, pop3.ClientConnection):
 
         def next_event(self: Any, usual: Any = machine.next_event) -> Any:
             event = usual(self)
-            return attrs.evolve(event, timeout=0.1) if isinstance(event, NeedData) else event
+            wait = until_sent and not any(isinstance(command, smtp.MessageComplete) for command in sent)
+            return attrs.evolve(event, timeout=0.1) if isinstance(event, NeedData) and not wait else event
+
+        def send(self: Any, command: Command, usual: Any = machine.send) -> None:
+            sent.append(command)
+            usual(self, command)
 
         monkeypatch.setattr(machine, "next_event", next_event)
+        monkeypatch.setattr(machine, "send", send)
     monkeypatch.setenv("MAIL_PASSWORD", "secret")
 
 

@@ -14,6 +14,7 @@ from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.line_echo import (
     Echo,
+    EchoClient,
     EchoEvent,
     Line,
     cancel_when_blocked,
@@ -125,8 +126,13 @@ async def test_shorter_timeout_set_later_is_applied(loop: loops.Loop) -> None:
 @on_both_loops
 async def test_client_times_out_if_the_server_sends_nothing(loop: loops.Loop) -> None:
     """A server that sends nothing for too long: the client's machine is shut down, and the iteration ends."""
-    async with serving(loop, echo) as listener, await connecting(loop, listener.port, timeout=0.01) as client:
-        assert [event async for event in client] == [Line(text=b"hello")]
+    events: list[object] = []
+    async with serving(loop, echo) as listener, await connecting(loop, listener.port) as client:
+        async for event in client:
+            events.append(event)
+            assert isinstance(client.machine, EchoClient)
+            client.machine.timeout = 0.01
+    assert events == [Line(text=b"hello")]
 
 
 @on_both_loops

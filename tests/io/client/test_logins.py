@@ -283,11 +283,12 @@ def test_nothing_is_sent_in_clear_text_if_starttls_fails(run: Run, broken: Break
 def test_nothing_is_sent_in_clear_text_if_stls_fails(run: Run, said: bytes) -> None:
     async def main() -> None:
         async with client.collect(
-            host="127.0.0.1", port=peer.port, tls="starttls", login=("alice", "secret"), timeout=0.2
+            host="127.0.0.1", port=peer.port, tls="starttls", login=("alice", "secret"), timeout=timeout
         ):
             pass
 
     expected = client.ServerRejected if said.startswith(b"-ERR") else client.ConnectionFailed
+    timeout = 0.2 if said == b"+OK\r\n" else TIMEOUT  # after this one, the server waits for the end of a line
     with pop3_server({"STLS": said}) as peer, pytest.raises(expected):
         run(main)
     assert set(peer.verbs()) <= {"STLS", "QUIT"} or b"\x16\x03" in peer.heard[1].encode("latin-1")
