@@ -38,7 +38,7 @@ def test_serve_listens_on_all_ports_and_exits_cleanly_on_signal(loop: str, end: 
         assert server.ports["pid"] == server.process.pid
         for name in ("smtp", "smtps", "pop3", "pop3s"):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port(name)), 10))
-        client = stack.enter_context(smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10))
+        client = stack.enter_context(smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=30))
         client.ehlo()
         server.process.send_signal(end)
         assert client.getreply()[0] == 421
@@ -58,8 +58,8 @@ def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: 
         shown = cert.read_bytes()
         context = ssl.create_default_context(cadata=shown.decode())
         with (
-            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as hers,
-            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as his,
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=context) as hers,
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=context) as his,
         ):
             hers.login("alice", "one")
             his.login("bob", "two")
@@ -70,12 +70,12 @@ def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: 
             assert his.getreply()[0] == 421
             assert hers.noop()[0] == 250
             context = ssl.create_default_context(cadata=cert.read_text())
-            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as another:
+            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=context) as another:
                 another.login("carol", "three")
             cert.write_text("none")
             server.process.send_signal(signal.SIGHUP)
             server.wait_for("keeping the previous certificate: ")
-            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=context) as another:
+            with smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=context) as another:
                 another.login("carol", "three")
             assert hers.noop()[0] == 250
     assert server.log.read_text().count("INFO reload\n") == 2
@@ -94,7 +94,7 @@ def test_every_host_has_the_same_ports(tmp_path: Path) -> None:
     hosts = ("127.0.0.1", "127.0.0.5")
     with served(tmp_path, *USER, *(word for host in hosts for word in ("--host", host)), "--smtp", "0") as server:
         for host in hosts:
-            with smtplib.SMTP(host, server.port("smtp"), "client.test", timeout=10) as client:
+            with smtplib.SMTP(host, server.port("smtp"), "client.test", timeout=30) as client:
                 assert client.ehlo()[0] == 250
 
 
@@ -110,7 +110,7 @@ def test_temporary_certificate_is_trusted_only_with_ca_out(loop: str, tmp_path: 
             ):
                 assert connection.recv(4) == b"+OK "
         with pytest.raises(ssl.SSLCertVerificationError):
-            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=10, context=ssl.create_default_context())
+            smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=ssl.create_default_context())
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -119,7 +119,7 @@ def test_login_without_tls_is_not_offered_without_legacy(loop: str, tmp_path: Pa
     authority = tmp_path / "authority.pem"
     with served(tmp_path, "--loop", loop, *USER, "--ca-out", str(authority)) as server:
         assert any("Logins without TLS are not allowed" in line for line in server.said)
-        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=30) as client:
             client.ehlo()
             assert not client.has_extn("auth")
             client.starttls(context=trusted(authority))
@@ -131,7 +131,7 @@ def test_login_without_tls_is_not_offered_without_legacy(loop: str, tmp_path: Pa
                 "SCRAM-SHA-1",
                 "SCRAM-SHA-256",
             }
-        with contextlib.closing(poplib.POP3("127.0.0.1", server.port("pop3"), timeout=10)) as reader:
+        with contextlib.closing(poplib.POP3("127.0.0.1", server.port("pop3"), timeout=30)) as reader:
             assert b"<" not in reader.getwelcome()
             with pytest.raises(poplib.error_proto):
                 reader.user("alice")
@@ -146,7 +146,7 @@ def test_mail_is_stored_in_maildirs_not_accessible_to_other_users(loop: str, tmp
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--maildir", str(maildrops), "--outbox", str(outbox))
     with served(tmp_path, "--loop", loop, *USER, *words) as server:
-        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=30) as client:
             client.sendmail("bob@elsewhere.test", ["Alice@EXAMPLE.test"], b"Subject: one\r\n\r\nlocal\r\n")
             client.login("alice@example.test", "open sesame:2")
             client.sendmail("alice@example.test", ["bob@elsewhere.test"], b"Subject: two\r\n\r\nrelayed\r\n")
@@ -161,7 +161,7 @@ def test_mail_is_stored_in_maildirs_not_accessible_to_other_users(loop: str, tmp
 def test_log_contains_queue_id_of_the_reply(tmp_path: Path) -> None:
     with (
         served(tmp_path, *USER) as server,
-        smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=10) as client,
+        smtplib.SMTP("127.0.0.1", server.port("smtp"), "client.test", timeout=30) as client,
     ):
         client.ehlo()
         client.mail("bob@elsewhere.test")

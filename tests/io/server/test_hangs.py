@@ -43,7 +43,7 @@ from mailauth_io import _workers, server
 from mailauth_io.cli import main, serve
 
 serve.EXIT_MARGIN = 0.5
-_workers.FILES._timeout = 1.0
+_workers.FILES._timeout = 3.0
 server.NextHop.__init__.__kwdefaults__["timeouts"] = server.Timeouts(recipient=1.0, check=0.1)
 
 def hang(*_, **__):
