@@ -19,7 +19,9 @@ from types import TracebackType
 from typing import Final, Self
 
 MAX_FILE: Final = 64 * 1024 * 1024
-"""Bytes of a file that is read as a whole: a larger one is rejected, since a device such as /dev/zero has no end."""
+"""Bytes of a file that the operator names and that is read as a whole: accounts, settings, keys and certificates.
+
+A larger one is rejected, since a device such as /dev/zero has no end."""
 
 PIPE_TIMEOUT: Final = 10.0
 """Seconds to wait for a program that writes to a pipe."""
@@ -80,10 +82,10 @@ class Folder:
         """Open the regular file *name* for reading."""
         return io.FileIO(self.open_file(name, os.O_RDONLY))
 
-    def content(self, name: str) -> bytes:
-        """Return the content of the regular file *name*, of at most MAX_FILE bytes."""
+    def content(self, name: str, most: int) -> bytes:
+        """Return the content of the regular file *name*, of at most *most* bytes."""
         with self.read(name) as file:
-            return _read_all(file.fileno(), f"{self.path}/{name}")
+            return _read_all(file.fileno(), f"{self.path}/{name}", most)
 
     def create(self, name: str) -> int:
         """Create *name* for writing, mode 0600, and return the descriptor.  Raises FileExistsError if there is one."""
@@ -154,6 +156,9 @@ class Folder:
         The owner of a folder may put there what is theirs.  Hard links are rejected if their owner is another: a user
         could link a file of somebody else, which this process may read or write and they may not.  If all users can
         write to the folder, as in /tmp, its entries must belong to this user, to root or to the owner of the folder.
+
+        The members of the group of a folder are trusted, as its owner is: other mail programs write to a Maildir as
+        members of its group, and Dovecot copies messages by hard links.
         """
         regular = stat.S_ISREG(status.st_mode)
         if status.st_uid == os.geteuid() and (status.st_nlink == 1 or not regular):
@@ -199,7 +204,7 @@ def read_file(path: Path) -> tuple[bytes, os.stat_result]:
     """
     with _opened(path) as (number, status):
         _check_regular(status, path)
-        return _read_all(number, str(path)), status
+        return _read_all(number, str(path), MAX_FILE), status
 
 
 def read_input(path: Path) -> tuple[bytes, os.stat_result]:
@@ -215,7 +220,7 @@ def read_input(path: Path) -> tuple[bytes, os.stat_result]:
             if not waiting.poll(PIPE_TIMEOUT * 1000):
                 raise TimeoutError(errno.ETIMEDOUT, "it is a pipe that no program writes to", str(path))
         os.set_blocking(number, True)
-        return _read_all(number, str(path)), status
+        return _read_all(number, str(path), MAX_FILE), status
 
 
 @contextlib.contextmanager
@@ -232,15 +237,23 @@ def _opened(path: Path) -> Generator[tuple[int, os.stat_result]]:
         os.close(number)
 
 
-def _read_all(number: int, path: str) -> bytes:
+def _read_all(number: int, path: str, most: int) -> bytes:
+    """Return the rest of the open file *number*, whose size may change, and which may have no end."""
+    if os.fstat(number).st_size > most:
+        raise too_large(most, path)
     pieces: list[bytes] = []
-    size = 0
+    left = most
     while piece := os.read(number, 65_536):
         pieces.append(piece)
-        size += len(piece)
-        if size > MAX_FILE:
-            raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE} bytes", str(path))
+        left -= len(piece)
+        if left < 0:
+            raise too_large(most, path)
     return b"".join(pieces)
+
+
+def too_large(most: int, path: str) -> OSError:
+    """Return the error for a file of more than *most* bytes."""
+    return OSError(errno.EFBIG, f"it is larger than {most} bytes", path)
 
 
 def replace_file(path: Path, data: bytes) -> None:

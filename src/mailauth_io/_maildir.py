@@ -19,11 +19,28 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ._files import Folder
+from ._calls import check_abandoned
+from ._files import Folder, too_large
 from ._line_ends import PIECE, with_lf
 
 STALE_AFTER: Final = 36 * 3600
 """Seconds since the last access after which a file in ``tmp`` is considered abandoned (maildir(5))."""
+
+MAX_MESSAGE: Final = 1024 * 1024 * 1024
+"""Bytes of the file of a message: a larger one is neither written nor read.
+
+No mail service accepts larger messages, and those that this server accepts are in memory until they are stored.  A
+sparse file may have any size, and takes no space on the disk: whoever can write to the Maildir can make one.
+"""
+
+MAX_LISTED: Final = 100_000
+"""Files of messages in one listing: the newest, by their unique names, which begin with the time of the delivery.
+
+A session needs up to 1 KB of memory for each message.
+"""
+
+MAX_SWEPT: Final = 10_000
+"""Files in ``tmp`` that are examined at one login."""
 
 _counter = itertools.count(1)
 _HOST: Final = socket.gethostname().replace("/", "\\057").replace(":", "\\072").replace(",", "\\054")
@@ -127,29 +144,59 @@ def unique_name(file_name: str) -> str:
     return _SIZES.sub("", base) or base if "=" in base else base
 
 
-def listing(folders: Mapping[str, Folder]) -> dict[str, list[File]]:
-    """Return the files with each unique name: one, unless several files have the same unique name.
+class Listing(dict[str, list[File]]):
+    """The files with each unique name: one, unless several files have the same unique name.  In order of the names.
 
     A file that another program moves meanwhile may be listed in both places.
 
     Only regular files count: a symbolic link could point to a file that its creator must not read.
     ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
-    found: dict[str, list[File]] = {}
-    for place, folder in folders.items():
-        with os.scandir(folder.number) as entries:
-            for entry in entries:
-                name = entry.name
-                if not name.startswith(".") and entry.is_file(follow_symlinks=False):
-                    found.setdefault(unique_name(name), []).append((place, name))
-    return found
+
+    def __init__(self, folders: Mapping[str, Folder]) -> None:
+        """Raises OSError, and CallAbandoned (see ``check_abandoned()``)."""
+        super().__init__()
+        found: list[tuple[str, str, str]] = []  # unique name, place, name
+        first = ("", "", "")
+        self.left_out = 0
+        """The number of files that are left out, since there are more than MAX_LISTED."""
+        for place, folder in folders.items():
+            with os.scandir(folder.number) as entries:
+                for entry in entries:
+                    check_abandoned()
+                    name = entry.name
+                    if name.startswith(".") or not entry.is_file(follow_symlinks=False):
+                        continue
+                    file = (unique_name(name), place, name)
+                    if file < first:
+                        self.left_out += 1
+                        continue
+                    found.append(file)
+                    if len(found) >= 2 * MAX_LISTED:
+                        self.left_out += _keep_newest(found)
+                        first = found[0]
+        self.left_out += _keep_newest(found)
+        for unique, place, name in found:
+            self.setdefault(unique, []).append((place, name))
+
+
+def _keep_newest(files: list[tuple[str, str, str]]) -> int:
+    """Sort *files*, remove all but the last MAX_LISTED, and return the number of those that were removed."""
+    files.sort()
+    too_many = max(0, len(files) - MAX_LISTED)
+    del files[:too_many]
+    return too_many
 
 
 def sweep(maildir: Folder) -> None:
-    """Remove abandoned files from ``tmp``.  Errors are ignored, since a file that remains is not visible."""
+    """Remove abandoned files from ``tmp``, of the first MAX_SWEPT that are there.
+
+    Errors are ignored, since a file that remains is not visible.
+    """
     before = time.time() - STALE_AFTER
     with contextlib.suppress(OSError), maildir.folder("tmp") as tmp, os.scandir(tmp.number) as entries:
-        for entry in entries:
+        for entry in itertools.islice(entries, MAX_SWEPT):
+            check_abandoned()
             with contextlib.suppress(OSError):
                 if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_atime < before:
                     tmp.remove(entry.name)
@@ -158,16 +205,34 @@ def sweep(maildir: Folder) -> None:
 def read_data(folder: Folder, name: str) -> Iterator[bytes]:
     """Open the file now, and return an iterator over its data, which closes it at the end.
 
-    Raises OSError, also if it is no longer a regular file; opening a pipe does not block.
+    Raises OSError, also if it is no longer a regular file, or has more than MAX_MESSAGE bytes; opening a pipe does not
+    block.  The iterator raises OSError if the file has grown beyond that, and CallAbandoned.
     """
+    path = f"{folder.path}/{name}"
     file = folder.read(name)
+    try:
+        check_size(os.fstat(file.fileno()), path)
+    except BaseException:
+        file.close()
+        raise
 
     def pieces() -> Iterator[bytes]:
+        left = MAX_MESSAGE
         with file:
             while piece := file.read(PIECE):
+                check_abandoned()
+                left -= len(piece)
+                if left < 0:
+                    raise too_large(MAX_MESSAGE, path)
                 yield piece
 
     return pieces()
+
+
+def check_size(status: os.stat_result, path: str) -> None:
+    """Raise OSError if the file with this *status* is larger than a message may be."""
+    if status.st_size > MAX_MESSAGE:
+        raise too_large(MAX_MESSAGE, path)
 
 
 def size_from_name(file_name: str, size: int) -> int | None:
@@ -210,7 +275,7 @@ class StagedFile:
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write *pieces* with LF line ends, and flush the file to disk.
 
-        Raises OSError; the file is then removed.
+        Raises OSError, also if it would have more than MAX_MESSAGE bytes, and CallAbandoned; the file is then removed.
         """
         with self._maildir.make() as maildir, maildir.folder("tmp") as tmp:
             try:
@@ -226,7 +291,10 @@ class StagedFile:
         number = tmp.create(self._unique)
         try:
             for piece in with_lf(pieces):
+                check_abandoned()
                 self._size += len(piece)
+                if self._size > MAX_MESSAGE:
+                    raise too_large(MAX_MESSAGE, f"{tmp.path}/{self._unique}")
                 self._lines += piece.count(b"\n")
                 left = memoryview(piece)
                 while left:

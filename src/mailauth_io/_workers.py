@@ -12,84 +12,138 @@ import errno
 import math
 import queue
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Final, Generic, TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
-from anyio import CapacityLimiter, WouldBlock, from_thread, move_on_after, to_thread
+from anyio import CapacityLimiter, Event, from_thread, move_on_after, to_thread
 from anyio.lowlevel import RunVar, current_token
+
+from ._calls import Call
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+class _Admission:
+    """Decides which call gets the next thread, in one event loop.  See ``Workers``."""
+
+    def __init__(self, most: int, share: int) -> None:
+        self.most = most
+        self.running = 0
+        """The calls that have a thread."""
+        self._share = share
+        self._by_key: dict[Hashable, int] = {}  # the calls that have a thread; no entries with 0
+        self._queues: dict[Hashable, OrderedDict[Event, None]] = {}  # the calls that wait; no empty ones
+        # The keys with a queue that may get a thread, in turn: without a running call, and with some.
+        self._first: OrderedDict[Hashable, None] = OrderedDict()
+        self._further: OrderedDict[Hashable, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of keys in use."""
+        return len(self._by_key.keys() | self._queues.keys())
+
+    @property
+    def waiting(self) -> int:
+        """The calls that wait for a thread."""
+        return sum(map(len, self._queues.values()))
+
+    async def acquire(self, key: Hashable) -> None:
+        admitted = Event()
+        self._queues.setdefault(key, OrderedDict())[admitted] = None
+        self._enter(key)
+        self._admit()
+        if admitted.is_set():
+            return  # without a turn of the event loop
+        try:
+            await admitted.wait()
+        except BaseException:
+            if admitted.is_set():
+                self.release(key)
+            else:
+                self._leave_queue(key, admitted)
+            raise
+
+    def release(self, key: Hashable) -> None:
+        self.running -= 1
+        self._by_key[key] -= 1
+        if not self._by_key[key]:
+            del self._by_key[key]
+        self._enter(key)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self.running < self.most:
+            if self._first:
+                key, _ = self._first.popitem(last=False)
+            elif self._further and self.running - len(self._by_key) < self.most // 2:
+                key, _ = self._further.popitem(last=False)
+            else:
+                return
+            admitted = next(iter(self._queues[key]))
+            self.running += 1
+            self._by_key[key] = self._by_key.get(key, 0) + 1
+            self._leave_queue(key, admitted)
+            admitted.set()
+
+    def _leave_queue(self, key: Hashable, call: Event) -> None:
+        queue = self._queues[key]
+        del queue[call]
+        if not queue:
+            del self._queues[key]
+        self._enter(key)
+
+    def _enter(self, key: Hashable) -> None:
+        """Put *key* at the end of the line that it belongs to now, if any, unless it is there already."""
+        running = self._by_key.get(key, 0)
+        is_waiting = key in self._queues
+        for line, belongs in (
+            (self._first, is_waiting and not running),
+            (self._further, is_waiting and 0 < running < self._share),
+        ):
+            if belongs:
+                line.setdefault(key)
+            else:
+                line.pop(key, None)
+
+
 class Workers:
     """At most *most* threads at a time in each event loop, for one kind of work.
 
-    Calls with the same *key*, such as those for one maildrop, have at most *share* of them: a disk that does not
-    respond leaves the others to the other maildrops.  *timeout* is that of each call, in seconds.
+    Calls with the same *key*, such as those for one maildrop, have at most *share* of them.  Only half of the threads
+    are for the second and each further call of any key: a few maildrops whose disk does not respond leave the other
+    half to the first calls of others.  *timeout* is that of each call, in seconds.
     """
 
     def __init__(self, most: int, *, share: int | None = None, timeout: float | None = None) -> None:
         self._most = most
         self._share = most if share is None else share
         self._timeout = timeout
-        self._limiters: RunVar[CapacityLimiter] = RunVar("workers")
-        self._shares: RunVar[dict[Hashable, CapacityLimiter]] = RunVar("shares")
+        self._admissions: RunVar[_Admission] = RunVar("workers")
 
     async def run(
         self, function: Callable[[*Ts], T], *args: *Ts, key: Hashable = None, timeout: float | None = None
     ) -> T:
         """Run ``function(*args)`` in a thread, and return its result.
 
-        Cancelling the wait does not stop the function: it is abandoned, and keeps its place among the threads until it
-        ends.  So it is if it has not ended after *timeout* seconds, which replaces that of the Workers; then raises
-        TimeoutError.  The wait for a free thread counts.
+        Cancelling the wait does not stop the function, unless it calls ``check_abandoned()``: it is abandoned, and
+        keeps its place among the threads until it ends.  So it is if it has not ended after *timeout* seconds, which
+        replaces that of the Workers; then raises TimeoutError.  The wait for a free thread counts.  A call without
+        *key* has a key of its own.
         """
         with move_on_after(self._timeout if timeout is None else timeout):
-            place = object()
-            await self._acquire(place, key)
-            return await run_in_thread(lambda _: self._release(place, key), function, *args, abandon_on_cancel=True)
+            admission, counted = self.admission, object() if key is None else key
+            await admission.acquire(counted)
+            return await run_in_thread(lambda _: admission.release(counted), function, *args, abandon_on_cancel=True)
         raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
 
-    async def _acquire(self, place: object, key: Hashable) -> None:
-        if key is None:
-            return await _acquire(self.limiter, place)
-        await _acquire(self._limiter_of(key), place)
-        try:
-            await _acquire(self.limiter, place)
-        except BaseException:
-            self._release_share(place, key)
-            raise
-
-    def _release(self, place: object, key: Hashable) -> None:
-        self.limiter.release_on_behalf_of(place)
-        if key is not None:
-            self._release_share(place, key)
-
-    def _limiter_of(self, key: Hashable) -> CapacityLimiter:
-        shares = self._shares.get(None)
-        if shares is None:
-            self._shares.set(shares := {})
-        return shares.setdefault(key, CapacityLimiter(self._share))
-
-    def _release_share(self, place: object, key: Hashable) -> None:
-        shares = self._shares.get()
-        limiter = shares[key]
-        limiter.release_on_behalf_of(place)
-        if not (limiter.borrowed_tokens or limiter.statistics().tasks_waiting):
-            del shares[key]
-
     @property
-    def limiter(self) -> CapacityLimiter:
-        """The limiter for the running event loop."""
-        return _limiter(self._limiters, self._most)
-
-
-async def _acquire(limiter: CapacityLimiter, place: object) -> None:
-    try:
-        limiter.acquire_on_behalf_of_nowait(place)  # saves a turn of the event loop
-    except WouldBlock:
-        await limiter.acquire_on_behalf_of(place)
+    def admission(self) -> _Admission:
+        """What decides in the running event loop."""
+        admission = self._admissions.get(None)
+        if admission is None:
+            self._admissions.set(admission := _Admission(self._most, self._share))
+        return admission
 
 
 FILES: Final = Workers(40, share=8, timeout=120.0)
@@ -104,42 +158,51 @@ DNS: Final = Workers(40)
 
 
 class Cleanup:
-    """Runs functions that block, one after another, in a daemon thread.  Nobody waits for them.
+    """Runs functions that block in daemon threads, in the order in which they were added.  Nobody waits for them.
 
     For functions that must be called when a task is cancelled, in the event loop, such as the removal of a file that is
-    not needed any more.
+    not needed any more.  There are up to *threads* threads; another one starts if all of them are busy.
     """
 
     MOST: Final = 10_000
     """Functions that may wait.  More are dropped: what they would remove stays."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._most_threads = threads
         self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._unfinished = 0  # functions that wait or run
 
     def add(self, function: Callable[[], object]) -> None:
         """Run *function*, which raises nothing, soon."""
-        with self._lock:
-            if self._queue.qsize() < self.MOST:
-                self._queue.put(function)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="mailauth cleanup", daemon=True)
-                self._thread.start()
+        with self._changed:
+            if self._queue.qsize() >= self.MOST:
+                return
+            self._queue.put(function)
+            self._unfinished += 1
+            if self._threads < min(self._unfinished, self._most_threads):
+                self._threads += 1
+                threading.Thread(target=self._run, name="mailauth cleanup", daemon=True).start()
 
     def finish(self, timeout: float) -> None:
         """Wait until all functions that were added have ended, at most *timeout* seconds."""
-        ended = threading.Event()
-        if self._thread is not None:
-            self._queue.put(ended.set)
-            ended.wait(timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._unfinished == 0, timeout)
 
     def _run(self) -> None:
         while True:
             self._queue.get()()
+            with self._changed:
+                self._unfinished -= 1
+                self._changed.notify_all()
 
 
 CLEANUP: Final = Cleanup()
+"""The thread that removes files."""
+
+UNLOCKING: Final = Cleanup(threads=1000)
+"""The threads that close the locks of maildrops.  Each lock on a disk that does not respond keeps one thread."""
 
 
 async def run_in_thread(
@@ -154,7 +217,7 @@ async def run_in_thread(
     result, or None if *function* raised or its result is no longer awaited.  *abandon_on_cancel* as for anyio; on
     asyncio, a cancellation of the task itself abandons the function in any case.
     """
-    call = _Call(function, args)
+    call = Call(function, args)
     token = current_token()
 
     def ended_later() -> None:
@@ -163,63 +226,19 @@ async def run_in_thread(
 
     result = None
     try:
-        result = await to_thread.run_sync(
-            call.run, abandon_on_cancel=abandon_on_cancel, limiter=_limiter(_unlimited, math.inf)
-        )
+        result = await to_thread.run_sync(call.run, abandon_on_cancel=abandon_on_cancel, limiter=_no_limit())
         return result
     finally:
         if not call.abandon(ended_later):
             ended(result)
 
 
-class _Call(Generic[*Ts, T]):
-    """A call in a thread, which the task that waits for it may abandon."""
-
-    def __init__(self, function: Callable[[*Ts], T], args: tuple[*Ts]) -> None:
-        self._function = function
-        self._args = args
-        self._lock = threading.Lock()
-        self._running = False
-        self._notify: Callable[[], None] | None = None
-
-    def run(self) -> T:
-        """Call the function, in the thread."""
-        self._start()
-        try:
-            return self._function(*self._args)
-        finally:
-            self._end()
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._notify is not None:
-                raise RuntimeError("abandoned before it was started")  # the waiter is gone, so this is dropped
-            self._running = True
-
-    def _end(self) -> None:
-        with self._lock:
-            self._running = False
-            notify = self._notify
-        if notify is not None:
-            # In a daemon thread, because it waits for the event loop, which may end at this moment.
-            threading.Thread(target=notify, daemon=True).start()
-
-    def abandon(self, notify: Callable[[], None]) -> bool:
-        """If the function is running, call *notify* in a thread when it has ended, and return True.
-
-        Otherwise return False; the function will not be started any more.
-        """
-        with self._lock:
-            self._notify = notify
-            return self._running
-
-
 _unlimited: Final[RunVar[CapacityLimiter]] = RunVar("unlimited")
 
 
-def _limiter(limiters: RunVar[CapacityLimiter], most: float) -> CapacityLimiter:
-    """Return the limiter of the running event loop, which is made on first use."""
-    limiter = limiters.get(None)
+def _no_limit() -> CapacityLimiter:
+    """Return the limiter of the running event loop that limits nothing, made on first use."""
+    limiter = _unlimited.get(None)
     if limiter is None:
-        limiters.set(limiter := CapacityLimiter(most))
+        _unlimited.set(limiter := CapacityLimiter(math.inf))
     return limiter

@@ -137,7 +137,7 @@ def running_tasks() -> set[Any]:
 
 
 def _borrowed() -> int:
-    return FILES.limiter.borrowed_tokens + DNS.limiter.borrowed_tokens
+    return FILES.admission.running + DNS.admission.running
 
 
 async def at_every_suspension(scenario: Callable[[Interruption], Awaitable[None]]) -> int:

@@ -14,6 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from mailauth_io import server, stores
+from mailauth_io._calls import CallAbandoned, check_abandoned
 from mailauth_io._maildir import MaildirPath
 from mailauth_io._workers import DNS, FILES, Cleanup, Workers
 from mailauth_io.server import _relay
@@ -60,7 +61,7 @@ async def test_blocking_call_runs_in_a_thread(loop: loops.Loop) -> None:
         assert ran[0] == 3
         with pytest.raises(ZeroDivisionError):
             await workers.run(divmod, 1, 0, timeout=timeout)
-    assert workers.limiter.borrowed_tokens == 0
+    assert workers.admission.running == 0
 
 
 @on_both_loops
@@ -72,7 +73,7 @@ async def test_number_of_threads_is_limited(loop: loops.Loop) -> None:
 
     async def look() -> None:
         await gate.reached(2)
-        while workers.limiter.statistics().tasks_waiting < 3:
+        while workers.admission.waiting < 3:
             await checkpoint()
         assert gate.entered == 2
         gate.open()
@@ -101,7 +102,7 @@ async def test_a_cancelled_call_keeps_its_thread_until_it_ends(loop: loops.Loop)
     workers, gate = Workers(1), Gate()
     for number in (0, 1):  # the second one is cancelled while it waits for a thread
         await cancel_when_blocked(lambda: workers.run(gate), lambda: gate.entered == 1)
-        assert (workers.limiter.borrowed_tokens, gate.entered) == (1, 1), number
+        assert (workers.admission.running, gate.entered) == (1, 1), number
     gate.open()
     assert await workers.run(len, "x") == 1
 
@@ -118,14 +119,110 @@ async def test_calls_with_one_key_leave_threads_to_others(loop: loops.Loop) -> N
     while gate.entered < 2:  # the timeout may expire before the thread has started
         await abandon()
     await together(*(9 * [abandon]))
-    assert (gate.entered, workers.limiter.borrowed_tokens) == (2, 2)
+    assert (gate.entered, workers.admission.running) == (2, 2)
     assert await workers.run(len, "x", key="bob") == 1
     assert await workers.run(len, "x") == 1
     gate.open()
     assert await workers.run(len, "x", key="alice") == 1
-    while workers.limiter.borrowed_tokens:
+    while workers.admission.running:
         await checkpoint()
-    assert workers._shares.get() == {}  # nothing is kept for a maildrop that is not in use
+    assert len(workers.admission) == 0  # nothing is kept for a maildrop that is not in use
+
+
+@on_both_loops
+async def test_keys_whose_calls_hang_leave_threads_to_others(loop: loops.Loop) -> None:
+    """Together they have one thread each, and half of all threads for their further calls."""
+    workers, gate, healthy = Workers(14, share=4, timeout=TIMEOUT), Gate(), Gate()
+    hanging = [f"hanging {number}" for number in range(5)]  # with their shares alone, all 14 threads
+
+    async def hang(key: str) -> None:
+        await workers.run(gate, key=key)
+
+    async def work() -> None:
+        await gate.reached(12)
+        await workers.run(healthy, key="healthy")
+
+    async def look() -> None:
+        await gate.reached(12)
+        assert await workers.run(len, "x", key="new") == 1
+        assert await workers.run(len, "x") == 1
+        await healthy.reached(1)
+        while workers.admission.waiting < 45 - 12 + 1:  # the second healthy call too
+            await checkpoint()
+        assert (gate.entered, healthy.entered, workers.admission.running) == (12, 1, 13)
+        healthy.open()  # the second call is now the first of its key
+        await healthy.reached(2)
+        gate.open()
+
+    await together(*(partial(hang, key) for key in 9 * hanging), work, work, look)
+    assert (gate.entered, workers.admission.running, len(workers.admission)) == (45, 0, 0)
+
+
+@on_both_loops
+async def test_each_key_has_its_turn(loop: loops.Loop) -> None:
+    """Keys take turns, whatever number of calls each has, and also if it makes more of them all the time."""
+    workers, gate, ran = Workers(1), Gate(), list[str]()
+
+    async def block() -> None:
+        await workers.run(gate)
+
+    async def call(number: int, key: str) -> None:
+        await gate.reached(1)
+        while workers.admission.waiting < number:  # trio starts tasks in any order
+            await checkpoint()
+        await workers.run(ran.append, key, key=key)
+
+    async def go_on() -> None:
+        while workers.admission.waiting < 6:
+            await checkpoint()
+        gate.open()
+
+    await together(block, *(partial(call, number, key) for number, key in enumerate("aaabca")), go_on)
+    assert "".join(ran) == "abcaaa"
+
+
+@on_both_loops
+async def test_function_that_checks_it_ends_when_its_call_is_abandoned(loop: loops.Loop) -> None:
+    """After a timeout and after a cancellation.  Without a call, nothing happens."""
+    check_abandoned()
+    workers, gate = Workers(1), Gate()
+    reasons: list[type[BaseException]] = []
+
+    def endless() -> None:
+        gate()
+        try:
+            while True:
+                check_abandoned()
+        except BaseException as error:
+            reasons.append(type(error))
+            raise
+
+    gate.open()
+    while not gate.entered:  # the timeout may expire before the thread has started
+        with pytest.raises(TimeoutError):
+            await workers.run(endless, timeout=0.01)
+    assert await workers.run(len, "x") == 1  # after the first call has ended
+    await cancel_when_blocked(lambda: workers.run(endless), lambda: gate.entered == 2)
+    assert await workers.run(len, "x") == 1
+    assert reasons == [CallAbandoned, CallAbandoned]
+
+
+def test_cleanup_with_several_threads_starts_one_more_if_all_are_busy() -> None:
+    cleanup, gate, ran = Cleanup(threads=3), Gate(), threading.Event()
+    cleanup.add(gate)
+    cleanup.add(gate)
+    cleanup.add(ran.set)
+    assert ran.wait(TIMEOUT)
+    cleanup.add(gate)
+    ran.clear()
+    cleanup.add(ran.set)
+    while gate.entered < 3:
+        pass
+    assert not ran.is_set()
+    gate.open()
+    assert ran.wait(TIMEOUT)
+    cleanup.finish(TIMEOUT)
+    assert cleanup._threads == 3
 
 
 def test_cleanup_runs_functions_in_order_and_never_waits() -> None:
@@ -351,7 +448,7 @@ def test_blocked_work_of_one_kind_does_not_delay_another_kind(
 
 def test_thread_limits_in_test_equal_server_limits() -> None:
     async def main() -> None:
-        assert FILES.limiter.total_tokens == Files.most
-        assert DNS.limiter.total_tokens == Names.most
+        assert FILES.admission.most == Files.most
+        assert DNS.admission.most == Names.most
 
     loops.named("asyncio").run(main)

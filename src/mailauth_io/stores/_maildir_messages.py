@@ -16,8 +16,9 @@ from typing import Final
 
 from mailauth import pop3
 
+from .._calls import CallAbandoned, check_abandoned
 from .._files import Folder
-from .._maildir import File, listing, message_folders, read_data
+from .._maildir import File, Listing, check_size, message_folders, read_data
 from ._wire_sizes import WireSizes
 
 _FAULT_OF_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -53,7 +54,7 @@ class _Content:
 class MaildirMessages:
     """The messages of a Maildir at login, in the order of their unique names.
 
-    Raises OSError if a folder cannot be read.
+    Raises OSError if a folder cannot be read, and CallAbandoned.
     """
 
     def __init__(self, maildir: Folder) -> None:
@@ -62,18 +63,32 @@ class MaildirMessages:
         self.unreadable: dict[Path, str] = {}
         """The files that are left out because they cannot be read, each with the reason."""
         self._folders: Mapping[str, Folder] = {}  # only while the messages are examined
+        self._listed: Mapping[str, list[File]] = {}
         with message_folders(maildir) as folders:
-            self._folders, self._listed = folders, listing(folders)
-            self.messages = tuple(self._snapshot(WireSizes(maildir)))
+            self._folders = folders
+            self._listed = listed = Listing(folders)
+            count = sum(map(len, listed.values()))
+            if listed.left_out:
+                reason = f"too many files: the newest {count} are listed, and {listed.left_out} are not"
+                self.unreadable[Path(maildir.path)] = reason
+            sizes = WireSizes(maildir, count)
+            try:
+                self.messages = tuple(self._snapshot(sizes))
+            except CallAbandoned:
+                sizes.save(complete=False)  # otherwise a large maildrop on a slow disk could never be opened
+                raise
+            sizes.save(complete=True)
         self._folders = {}
+        self._listed = {}  # needed again only if a file is moved
 
     def _snapshot(self, sizes: WireSizes) -> list[pop3.Message]:
         messages: list[pop3.Message] = []
-        for name in sorted(self._listed):
+        for name in tuple(self._listed):
+            check_abandoned()
             try:
                 found = self._examine(name, sizes)
             except FileNotFoundError:  # another program has moved or deleted a file since it was listed
-                self._listed = listing(self._folders)
+                self._listed = Listing(self._folders)
                 try:
                     found = self._examine(name, sizes)
                 except FileNotFoundError:
@@ -81,8 +96,6 @@ class MaildirMessages:
             for files, message in found:
                 self.files.append(files)
                 messages.append(message)
-        sizes.save()
-        self._listed = {}  # needed again only if a file is moved
         return messages
 
     def _examine(self, name: str, sizes: WireSizes) -> list[tuple[MessageFiles, pop3.Message]]:
@@ -110,6 +123,7 @@ class MaildirMessages:
         """Return the size of a message, or None if its file is left out."""
         folder, name = self._folders[file[0]], file[1]
         try:
+            check_size(status, f"{folder.path}/{name}")
             size = sizes.of(folder, name, message_id, status)
             # In the usual case, no system call.
             if status.st_uid != self._user or status.st_nlink > 1 or not status.st_mode & stat.S_IRUSR:
@@ -138,9 +152,14 @@ class MaildirMessages:
         contents = self._contents(files)
         ids: dict[str, str] = {}
         for content in contents:
-            for known in given:
-                if content.digest.startswith(known[len(unique_id) + 1 :]) and known not in ids.values():
-                    ids[content.digest] = known
+            matching = [
+                known
+                for known in given
+                if content.digest.startswith(known[len(unique_id) + 1 :]) and known not in ids.values()
+            ]
+            if matching:  # more than one if hashes begin alike
+                status = content.oldest[1]
+                ids[content.digest] = next((known for known in matching if sizes.is_known(known, status)), matching[0])
         # One that was listed before keeps its unique-id: a client would take another message for it.
         contents.sort(key=lambda content: self._precedence(content, unique_id, sizes))
         for content in contents:
@@ -179,8 +198,8 @@ class MaildirMessages:
     # Files that another program has moved
 
     def relist(self, folders: Mapping[str, Folder]) -> None:
-        """List the folders again.  Raises OSError."""
-        self._listed = listing(folders)
+        """List the folders again.  Raises OSError, and CallAbandoned."""
+        self._listed = Listing(folders)
 
     def moved(self, files: MessageFiles, folders: Mapping[str, Folder]) -> list[File]:
         """Return where *files* were at the last listing: another program renames them to set flags."""

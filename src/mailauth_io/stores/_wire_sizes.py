@@ -6,6 +6,7 @@ The cache is the file ``mailauth.sizes`` in the Maildir.  Only the session that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from typing import Final
@@ -19,19 +20,32 @@ _HEAD: Final = b"mailauth sizes 1\n"  # the number changes if sizes are counted 
 _LINE: Final = re.compile(
     rb"^([0-9a-f]{32}(?:-[0-9a-f]{8,37})?) ([0-9]{1,19} -?[0-9]{1,19}) ([0-9]{1,19})$", re.MULTILINE
 )
+_MAX_LINE: Final = 132
+"""Bytes of the longest line."""
+
+_SPARE: Final = 1024 * 1024
+"""Bytes for messages that another program has deleted since the file was written."""
 
 
 class WireSizes:
-    """The cached sizes of one maildrop.  An entry is valid while the size and the mtime of its file are unchanged."""
+    """The cached sizes of one maildrop.  An entry is valid while the size and the mtime of its file are unchanged.
 
-    def __init__(self, maildir: Folder) -> None:
+    *listed* is the number of files in the maildrop.  A cache that is much larger than they need is ignored and written
+    anew: it is not from this server, and reading it would take memory.
+    """
+
+    def __init__(self, maildir: Folder, listed: int) -> None:
         self._maildir = maildir
+        self._too_large = False
         self._read: dict[bytes, tuple[bytes, int]] = {}
         self._asked: dict[bytes, tuple[bytes, int]] = {}
         self.suffixed: dict[str, list[str]] = {}
         """The saved unique-ids that end with ``-`` and a hash, by the part before it (see ``_maildir_messages``)."""
-        with contextlib.suppress(OSError):
-            data = maildir.content(_NAME)
+        try:
+            data = maildir.content(_NAME, _SPARE + listed * _MAX_LINE)
+        except OSError as error:
+            self._too_large = error.errno == errno.EFBIG
+        else:
             if data.startswith(_HEAD):
                 self._read = {line[1]: (line[2], int(line[3])) for line in _LINE.finditer(data)}
                 if b"-" in data:
@@ -60,11 +74,15 @@ class WireSizes:
         known = self._read.get(unique_id.encode())
         return known is not None and known[0] == _stamp(status)
 
-    def save(self) -> None:
-        """Save the sizes that were requested, and no others.  Errors are ignored: the sizes are then counted again."""
-        if self._asked == self._read:
+    def save(self, *, complete: bool) -> None:
+        """Save the sizes that were requested, and with *complete* no others.
+
+        Errors are ignored: the sizes are then counted again.
+        """
+        sizes = self._asked if complete else self._read | self._asked
+        if sizes == self._read and not self._too_large:
             return
-        lines = [b"%s %s %d\n" % (key, stamp, size) for key, (stamp, size) in self._asked.items()]
+        lines = [b"%s %s %d\n" % (key, stamp, size) for key, (stamp, size) in sizes.items()]
         data = b"".join((_HEAD, *lines))
         with contextlib.suppress(OSError):
             # Synchronized, since a truncated number would be a wrong size.

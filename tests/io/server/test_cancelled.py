@@ -79,7 +79,7 @@ async def cancel(
 
 
 async def threads_have_ended() -> None:
-    while FILES.limiter.borrowed_tokens:
+    while FILES.admission.running:
         await loops.current().sleep(0)
 
 
