@@ -29,3 +29,32 @@ def with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Like ``with_lf``, but with CRLF: the form that POP3 sends and that LIST counts (RFC 1939 section 11)."""
     for piece in with_lf(pieces):
         yield piece.replace(b"\n", b"\r\n")
+
+
+class Growth:
+    """Counts the bytes that ``with_crlf`` adds to pieces, without converting them."""
+
+    def __init__(self) -> None:
+        self._added = 0
+        self._last = b""
+
+    def count(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self._added += piece.count(b"\r") + piece.count(b"\n") - 2 * piece.count(b"\r\n")
+        if self._last == b"\r" and piece.startswith(b"\n"):  # one line end, whose halves were counted as two
+            self._added -= 2
+        self._last = piece[-1:]
+
+    @property
+    def total(self) -> int:
+        """The bytes added to all pieces so far, if no more follows."""
+        return self._added if self._last in (b"", b"\r", b"\n") else self._added + 2
+
+
+def crlf_growth(*pieces: bytes) -> int:
+    """Return the number of bytes that ``with_crlf`` adds to *pieces*."""
+    growth = Growth()
+    for piece in pieces:
+        growth.count(piece)
+    return growth.total

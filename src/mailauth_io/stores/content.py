@@ -15,6 +15,9 @@ from .._line_ends import PIECE
 TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
 
+MAX_KEPT: Final = 2
+"""The divisor of the budget for what in-memory stores keep: a maildrop that nobody reads must not stop all mail."""
+
 OVERHEAD: Final = 512
 """Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
 
@@ -70,6 +73,10 @@ class Budget:
         self.size = size
         self.free = size
         """Bytes that are not reserved."""
+        self.kept = 0
+        """Bytes that in-memory stores keep, of those that are reserved."""
+        self.max_kept = size // MAX_KEPT
+        """The maximum of *kept*: half of the budget, so that the other half is left to messages in progress."""
 
     def take(self, size: int) -> None:
         """Reserve *size* bytes.  Raises BudgetExceeded, and reserves nothing, if fewer are free."""
@@ -93,7 +100,7 @@ class MessageContent:
         >>> content.release()
     """
 
-    __slots__ = ("_holders", "_tail", "_taken", "budget", "chunks", "size")
+    __slots__ = ("_holders", "_kept", "_tail", "_taken", "budget", "chunks", "growth", "size")
 
     def __init__(self, budget: Budget) -> None:
         """Raises BudgetExceeded."""
@@ -102,7 +109,10 @@ class MessageContent:
         self.budget = budget
         self.chunks: list[bytes] = []
         self.size = 0
+        self.growth: int | None = None
+        """The bytes that CRLF line ends would add; None until a store has counted them."""
         self._taken = OVERHEAD
+        self._kept = 0  # what it adds to budget.kept
         self._tail = bytearray()
         self._holders = 1
 
@@ -146,15 +156,32 @@ class MessageContent:
             self.chunks.append(bytes(self._tail))
             self._tail = bytearray()
 
-    def keep(self) -> None:
-        """Add a reference."""
+    def keep(self, extra: int = 0) -> None:
+        """Add a reference, for a store that keeps the content in memory, and reserve *extra* bytes for its own data.
+
+        Raises BudgetExceeded, and does nothing, if stores would keep more than ``budget.max_kept`` bytes.  The content
+        counts once, however many stores and maildrops keep it.
+        """
+        budget = self.budget
+        content = 0 if self._kept else self._taken
+        if budget.kept + content + extra > budget.max_kept:
+            raise BudgetExceeded
+        budget.take(extra)
+        budget.kept += content + extra
+        self._kept += content
         self._holders += 1
 
-    def release(self) -> None:
-        """Drop a reference.  The last one returns the memory to the budget."""
+    def release(self, extra: int = 0) -> None:
+        """Drop a reference, and return the *extra* bytes that were reserved with it.
+
+        The last one returns the memory to the budget.
+        """
+        self.budget.release(extra)
+        self.budget.kept -= extra
         self._holders -= 1
         if self._holders == 0:
             self.budget.release(self._taken)
+            self.budget.kept -= self._kept
 
 
 @attrs.frozen(kw_only=True)

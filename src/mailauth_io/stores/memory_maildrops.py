@@ -1,6 +1,8 @@
 """Maildrops in memory, lost when the process ends.
 
 The recipients of a message share its content.  Its memory is returned to the budget when the last copy is deleted.
+One maildrop may hold a quarter of the budget, and all together half of it: the rest is left to messages that are being
+received.
 """
 
 from __future__ import annotations
@@ -8,17 +10,25 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Final
 
 import attrs
+from anyio.lowlevel import checkpoint
 
 from mailauth import pop3
 
 from .._checks import check_type
-from .._line_ends import PIECE, with_crlf
-from .content import OVERHEAD, Budget, ContentReader, MessageContent
+from .._line_ends import PIECE, Growth, crlf_growth, with_crlf
+from .content import OVERHEAD, Budget, BudgetExceeded, ContentReader, MessageContent
 from .names import mailbox_name
 from .protocols import OpenedMaildrop, Staged
+
+SHARE: Final = 4
+"""The divisor of the budget: one maildrop may hold a quarter of it, so that the mail of one user does not stop that of
+the others."""
+
+_CHUNKS_AT_ONCE: Final = 16
+"""Chunks, of about 64 KiB, that are examined in one turn of the event loop."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,28 +49,40 @@ class StoredMessage:
     """The whole message as POP3 sends it, with CRLF line ends: *head*, then the message as it was sent or added."""
 
 
+class _Maildrop:
+    """The messages of a maildrop."""
+
+    def __init__(self) -> None:
+        self.copies: dict[_Copy, None] = {}
+        """Oldest first.  In a list, each deletion would take time in proportion to its length."""
+        self.size = 0
+        """The bytes of the messages that were staged, whether they are committed or not."""
+
+
 class _Copy:
     """One recipient's copy of a message: its own trace lines, and content that may be shared."""
 
-    def __init__(self, unique_id: str, head: bytes, content: MessageContent) -> None:
-        """Raises BudgetExceeded."""
-        self._cost = len(head) + OVERHEAD
-        content.budget.take(self._cost)
-        content.keep()
+    def __init__(
+        self, maildrop: _Maildrop, unique_id: str, head: bytes, content: MessageContent, *, limited: bool
+    ) -> None:
+        """The growth of *content* was counted, or is 0.
+
+        Raises BudgetExceeded, with *limited* also if the maildrop is full.
+        """
+        self._maildrop = maildrop
         self._head = head
         self._content = content
-        self._unique_id = unique_id
-        self._message: pop3.Message | None = None
-        self._clean = False
-
-    @property
-    def message(self) -> pop3.Message:
-        """The message.  Its size is computed when a session first needs it, so that delivery is not delayed."""
-        if self._message is None:
-            size = sum(map(len, with_crlf((self._head, *self._content.chunks))))
-            self._clean = size == len(self._head) + self._content.size  # each bare CR or LF adds one byte
-            self._message = pop3.Message(size=size, unique_id=self._unique_id)
-        return self._message
+        self._cost = len(head) + OVERHEAD
+        first = content.chunks[0][:1] if content.chunks else b""
+        growth = (content.growth or 0) + crlf_growth(head, first) - crlf_growth(first)
+        self._clean = growth == 0
+        size = len(head) + content.size
+        self.message = pop3.Message(size=size + growth, unique_id=unique_id)
+        self._held = size + OVERHEAD if limited else 0
+        if limited and maildrop.size and maildrop.size + self._held > content.budget.size // SHARE:
+            raise BudgetExceeded
+        content.keep(self._cost)
+        maildrop.size += self._held
 
     @property
     def stored(self) -> StoredMessage:
@@ -86,16 +108,26 @@ class _Copy:
             yield held
 
     def release(self) -> None:
-        self._content.budget.release(self._cost)
-        self._content.release()
+        self._maildrop.size -= self._held
+        self._content.release(self._cost)
 
 
-_Copies: TypeAlias = dict[_Copy, None]
-"""The messages of a maildrop, oldest first.  In a list, each deletion would take time in proportion to its length."""
+async def _count_growth(content: MessageContent) -> None:
+    """Count the growth of *content*, once for all its recipients, with turns of the event loop for others."""
+    if content.growth is None:
+        growth = Growth()
+        for number, chunk in enumerate(content.chunks, 1):
+            growth.count(chunk)
+            if number % _CHUNKS_AT_ONCE == 0:
+                await checkpoint()
+        content.growth = growth.total
 
 
 class MemoryMaildrops:
     """Every name has a maildrop, empty at first.  The memory is limited by the budget of the staged content.
+
+    One maildrop may hold a quarter of the budget, or one message if that is larger.  All maildrops and a MemoryOutbox
+    together may hold half of it.
 
     A test puts messages in with ``add()``, and reads ``messages()``; both may be called from any thread.
 
@@ -107,12 +139,13 @@ class MemoryMaildrops:
     """
 
     def __init__(self) -> None:
-        self._copies: dict[str, _Copies] = {}
+        self._maildrops: dict[str, _Maildrop] = {}
         self._open: set[str] = set()
         # Unique-ids must differ from those of an earlier process, which a client may still have stored.
         self._prefix = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._added = Budget()
+        self._added.max_kept = self._added.size  # no message is received in it
 
     def add(self, name: str, data: bytes) -> None:
         """Put the message *data* into the maildrop of *name*, the canonical name of an account (see ``mailbox_name``).
@@ -124,11 +157,12 @@ class MemoryMaildrops:
         _check_name(name)
         check_type("data", data, bytes)
         content = MessageContent.of(b"".join(with_crlf((data,))), self._added)
+        maildrop = self._maildrop(name)
         try:
-            copy = self._copy(b"", content)
+            copy = self._copy(maildrop, b"", content, limited=False)
         finally:
             content.release()
-        self._copies.setdefault(name, {})[copy] = None
+        maildrop.copies[copy] = None
 
     def messages(self, name: str) -> tuple[StoredMessage, ...]:
         """Return the messages in the maildrop of *name*, oldest first.
@@ -136,22 +170,30 @@ class MemoryMaildrops:
         Raises TypeError or ValueError if *name* is not the canonical name of an account.
         """
         _check_name(name)
-        return tuple(copy.stored for copy in tuple(self._copies.get(name, ())))
+        maildrop = self._maildrops.get(name)
+        return () if maildrop is None else tuple(copy.stored for copy in tuple(maildrop.copies))
 
-    def _copy(self, head: bytes, content: MessageContent) -> _Copy:
-        return _Copy(f"{self._prefix}.{next(self._numbers)}", head, content)
+    def _maildrop(self, name: str) -> _Maildrop:
+        return self._maildrops.setdefault(name, _Maildrop())
+
+    def _copy(self, maildrop: _Maildrop, head: bytes, content: MessageContent, *, limited: bool) -> _Copy:
+        return _Copy(maildrop, f"{self._prefix}.{next(self._numbers)}", head, content, limited=limited)
 
     async def stage(self, name: str, head: bytes, content: MessageContent) -> Staged:
-        """Keep a reference to *content* (see ``Maildrops.stage``).  Raises BudgetExceeded if the memory is used up."""
-        copy = self._copy(head, content)
-        return _Staged(self._copies.setdefault(name, {}), copy)
+        """Keep a reference to *content* (see ``Maildrops.stage``).
+
+        Raises BudgetExceeded if this maildrop is full, or all maildrops together.
+        """
+        await _count_growth(content)
+        maildrop = self._maildrop(name)
+        return _Staged(maildrop, self._copy(maildrop, head, content, limited=True))
 
     async def open(self, name: str) -> OpenedMaildrop | pop3.Unavailable:
         """Open and lock the maildrop of *name*, or return IN_USE if another session has it."""
         if name in self._open:
             return pop3.Unavailable.IN_USE
         self._open.add(name)
-        return _Opened(self._open, name, self._copies.setdefault(name, {}))
+        return _Opened(self._open, name, self._maildrop(name))
 
 
 def _check_name(name: str) -> None:
@@ -162,27 +204,27 @@ def _check_name(name: str) -> None:
 
 
 class _Staged:
-    def __init__(self, maildrop: _Copies, copy: _Copy) -> None:
+    def __init__(self, maildrop: _Maildrop, copy: _Copy) -> None:
         self._maildrop = maildrop
         self._copy = copy
 
     async def commit(self) -> None:
-        self._maildrop[self._copy] = None
+        self._maildrop.copies[self._copy] = None
 
     def discard(self) -> None:
-        self._maildrop.pop(self._copy, None)
+        self._maildrop.copies.pop(self._copy, None)
         self._copy.release()
 
 
 class _Opened:
-    def __init__(self, in_use: set[str], name: str, maildrop: _Copies) -> None:
+    def __init__(self, in_use: set[str], name: str, maildrop: _Maildrop) -> None:
         self._closed = False
         self._in_use = in_use
         self._name = name
         self._maildrop = maildrop
-        self._snapshot = tuple(maildrop)
+        self._snapshot = tuple(maildrop.copies)
         self._reader = ContentReader(iter(()))
-        self.messages = tuple(copy.message for copy in maildrop)
+        self.messages = tuple(copy.message for copy in maildrop.copies)
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
         if offset == 0:
@@ -192,8 +234,8 @@ class _Opened:
     async def update(self, deleted: frozenset[int]) -> None:
         for number in deleted:
             copy = self._snapshot[number - 1]
-            if copy in self._maildrop:
-                del self._maildrop[copy]
+            if copy in self._maildrop.copies:
+                del self._maildrop.copies[copy]
                 copy.release()
 
     def close(self) -> None:

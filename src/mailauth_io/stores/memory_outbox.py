@@ -38,12 +38,14 @@ class RelayedMessage:
 
     def release(self) -> None:
         """Return the memory of the message to the budget.  Call it once: ``MemoryOutbox.clear()`` does."""
-        self.content.budget.release(self.cost)
-        self.content.release()
+        self.content.release(self.cost)
 
 
 class MemoryOutbox:
-    """The messages in memory.  When the budget of the staged content is used up, mail is refused until ``clear()``.
+    """The messages in memory.
+
+    When half of the budget of the staged content is used up, by this and by in-memory maildrops, remote mail is refused
+    until ``clear()``.
 
     For example:
 
@@ -71,8 +73,7 @@ class MemoryOutbox:
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> Staged:
         """Keep a reference to *content* (see ``Outbox.stage``).  Raises BudgetExceeded if the memory is used up."""
         cost = OVERHEAD + len(head) + sum(map(len, envelope.recipients))
-        content.budget.take(cost)
-        content.keep()
+        content.keep(cost)
         return _Staged(self._messages, RelayedMessage(envelope=envelope, head=head, content=content, cost=cost))
 
 

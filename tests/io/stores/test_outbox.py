@@ -104,6 +104,26 @@ def test_the_memory_outbox_is_bounded(run: Run) -> None:
 
 
 @on_both_loops
+def test_full_memory_outbox_leaves_memory_to_messages_in_progress(run: Run) -> None:
+    """Otherwise mail that the program has not fetched would stop local mail too."""
+    box, budget = MemoryOutbox(), Budget(100_000)
+
+    async def main() -> None:
+        while True:
+            content = MessageContent.of(TEXT, budget)
+            try:
+                await (await box.stage(ENVELOPE, HEAD, content)).commit()
+            finally:
+                content.release()
+
+    with pytest.raises(BudgetExceeded):
+        run(main)
+    assert 48_000 < budget.kept == budget.size - budget.free <= 50_000
+    box.clear()
+    assert (budget.free, budget.kept) == (budget.size, 0)
+
+
+@on_both_loops
 @pytest.mark.parametrize("reverse_path", ["alice@example.test", ""])
 def test_maildir_outbox_writes_envelope_as_header_fields(run: Run, tmp_path: Path, reverse_path: str) -> None:
     envelope = Envelope(queue_id="q-1", reverse_path=reverse_path, recipients=ENVELOPE.recipients)
