@@ -54,14 +54,20 @@ class ListingSender:
 
     def next_piece(self) -> bytes:
         """Return the lines of the next messages, in pieces of bounded size."""
-        start, last = self._next, self._maildrop.last
-        if start > last:
+        maildrop, line = self._maildrop, self._line
+        number, last = maildrop.first_from(self._next), maildrop.last
+        if number > last:
             self.ended = True
             return b".\r\n"
-        self._next = start + _LINES_AT_ONCE
-        line, deleted = self._line, self._maildrop.deleted
-        numbers = range(start, min(self._next, last + 1))
-        return b"".join([line(number) for number in numbers if number not in deleted])
+        if not maildrop.deleted:
+            self._next = number + _LINES_AT_ONCE
+            return b"".join([line(each) for each in range(number, min(self._next, last + 1))])
+        lines: list[bytes] = []
+        while number <= last and len(lines) < _LINES_AT_ONCE:
+            lines.append(line(number))
+            number = maildrop.first_from(number + 1)
+        self._next = number
+        return b"".join(lines)
 
 
 def needs_utf8(data: bytes) -> bool:

@@ -82,6 +82,10 @@ class MaildropView(Protocol):
         """The numbers of the marked messages."""
         ...
 
+    def first_from(self, number: int) -> int:
+        """Return the number of the first message from *number* on that is not marked, or more than ``last``."""
+        ...
+
     def missing(self, number: int) -> Reply | None:
         """Return the -ERR if message *number* does not exist or is marked as deleted; None otherwise (section 5)."""
         ...
@@ -111,7 +115,7 @@ class MaildropSession:
         (1, 0, {1})
     """
 
-    __slots__ = ("_messages", "_size", "deleted", "last", "size")
+    __slots__ = ("_after", "_messages", "_size", "deleted", "last", "size")
 
     def __init__(self, maildrop: Maildrop) -> None:
         unique_ids = "".join([message.unique_id for message in maildrop.messages])
@@ -122,6 +126,7 @@ class MaildropSession:
         """The highest message number."""
         self._size = self.size = maildrop.size
         self.deleted: set[int] = set()
+        self._after: dict[int, int] = {}  # for marked messages from which first_from() has searched: its result
 
     # ``size`` is the total size of the messages that are not marked.
 
@@ -129,6 +134,18 @@ class MaildropSession:
     def count(self) -> int:
         """The number of messages that are not marked."""
         return self.last - len(self.deleted)
+
+    def first_from(self, number: int) -> int:
+        """Return the number of the first message from *number* on that is not marked, or more than ``last``.
+
+        A marked message is passed over one by one only once: many LIST commands after many DELE commands cost little.
+        """
+        start, after = number, self._after
+        while number in self.deleted:
+            number = after.get(number, number + 1)
+        if number != start:
+            after[start] = number
+        return number
 
     def missing(self, number: int) -> Reply | None:
         """Return the -ERR if message *number* does not exist or is marked as deleted; None otherwise (section 5)."""
@@ -144,6 +161,7 @@ class MaildropSession:
     def reset(self) -> None:
         """Unmark all messages."""
         self.deleted.clear()
+        self._after.clear()
         self.size = self._size
 
     # The lines of STAT, LIST and UIDL with their CRLF, by the names of RFC 1939 section 5.
