@@ -12,8 +12,9 @@ import fcntl
 import os
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from mailauth import pop3
 
@@ -21,7 +22,7 @@ from .._checks import check_type
 from .._files import Folder
 from .._line_ends import with_crlf
 from .._maildir import File, MaildirPath, StagedFile, message_folders, read_data, sweep
-from .._workers import CLEANUP, FILES
+from .._workers import CLEANUP, FILES, UNLOCKING
 from ._maildir_messages import MaildirMessages, MessageFiles
 from .content import ContentReader, MessageContent
 from .names import mailbox_name
@@ -30,6 +31,9 @@ from .protocols import OpenedMaildrop, Staged
 _LOCK: Final = "mailauth.lock"
 _ATTEMPTS: Final = 10
 """Attempts to lock a file that is replaced meanwhile."""
+
+_CLOSE_TIMEOUT: Final = 1.0
+"""Seconds to wait for a lock that a session of this process has left, and whose file is being closed."""
 
 
 class MaildirMaildrops:
@@ -130,8 +134,13 @@ class _Lock:
     A thread continues when the task that waits for it is cancelled, so the last holder releases the lock.
     """
 
-    def __init__(self, number: int) -> None:
+    _closing: ClassVar[dict[tuple[int, int], threading.Event]] = {}
+    """For each lock whose file is being closed, by device and inode: set when that is done."""
+    _closing_guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, number: int, inode: tuple[int, int]) -> None:
         self._number = number
+        self._inode = inode
         self._holders = 1
         self._closed = False
         self._guard = threading.Lock()
@@ -144,15 +153,22 @@ class _Lock:
         """
         for _ in range(_ATTEMPTS):
             number = maildir.open_file(_LOCK, os.O_CREAT | os.O_RDWR)
+            closing = None
             try:
+                status = os.fstat(number)
+                inode = status.st_dev, status.st_ino
+                with cls._closing_guard:
+                    closing = cls._closing.get(inode)
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_named(number, maildir):
-                    return cls(number)
+                    return cls(number, inode)
             except BaseException as error:
                 os.close(number)
-                if isinstance(error, BlockingIOError):
+                if not isinstance(error, BlockingIOError):
+                    raise
+                if closing is None or not closing.wait(_CLOSE_TIMEOUT):
                     return None
-                raise
+                continue
             os.close(number)  # removed or replaced since it was opened: another session may lock the new file
         return None
 
@@ -170,19 +186,33 @@ class _Lock:
             self._holders += 1
 
     def __exit__(self, *_: object) -> None:
-        with self._guard:
-            self._drop()
+        if self._drop():
+            os.close(self._number)
 
     def close(self) -> None:
+        """Release the lock, in a thread: closing a file may block if the disk does not respond."""
         with self._guard:
-            if not self._closed:
-                self._closed = True
-                self._drop()
+            if self._closed:
+                return
+            self._closed = True
+        if self._drop():
+            closed = threading.Event()
+            with self._closing_guard:
+                self._closing[self._inode] = closed
+            UNLOCKING.add(partial(self._close, closed))
 
-    def _drop(self) -> None:
-        self._holders -= 1
-        if self._holders == 0:
-            os.close(self._number)
+    def _drop(self) -> bool:
+        """Return whether this was the last holder."""
+        with self._guard:
+            self._holders -= 1
+            return self._holders == 0
+
+    def _close(self, closed: threading.Event) -> None:
+        os.close(self._number)
+        with self._closing_guard:
+            if self._closing.get(self._inode) is closed:  # the next session may be over already
+                del self._closing[self._inode]
+        closed.set()
 
 
 def _is_named(number: int, maildir: Folder) -> bool:
@@ -250,7 +280,9 @@ class _Opened:
             raise failures[-1]
 
     def close(self) -> None:
+        readers = [self._reader]
         self._reader = ContentReader(iter(()))
+        UNLOCKING.add(readers.clear)  # closes the file of a message
         self._lock.close()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +14,20 @@ from pathlib import Path
 import pytest
 from anyio.lowlevel import checkpoint
 
+from mailauth import pop3
 from mailauth_io import _maildir
 from mailauth_io._calls import CallAbandoned
 from mailauth_io._files import Folder
 from mailauth_io._maildir import MAX_MESSAGE, Listing, MaildirPath, StagedFile, read_data, sweep
-from mailauth_io._workers import FILES
-from mailauth_io.stores import MaildirMaildrops, OpenedMaildrop, _maildir_messages, _wire_sizes
+from mailauth_io._workers import FILES, UNLOCKING
+from mailauth_io.stores import MaildirMaildrops, OpenedMaildrop, _maildir_messages, _wire_sizes, maildir_maildrops
 from tests.io.line_echo import cancel_when_blocked
 from tests.io.server_support import Run, on_both_loops
 from tests.io.stores.test_maildirs import foreign
 from tests.io.stores.test_maildrops import opened, whole
+
+TIMEOUT = 60.0
+"""Seconds after which a hanging test fails."""
 
 
 def sparse(directory: Path, name: str, size: int) -> Path:
@@ -314,3 +320,67 @@ def test_every_loop_over_files_and_data_can_be_stopped(
     assert os.listdir(tmp_path / "tmp") == ["old"]
     if before:
         assert set(os.listdir("/proc/self/fd")) == before
+
+
+# Work on the event loop
+
+
+@on_both_loops
+def test_closing_a_maildrop_does_not_wait_for_the_disk(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the lock and of a message are closed in threads.  Another maildrop can be used meanwhile."""
+    for name in ("alice", "bob"):
+        foreign(tmp_path / name, "1.x", b"a\n" * 100_000)
+    go_on, main_thread, blocked = threading.Event(), threading.get_ident(), list[str]()
+    close = os.close
+
+    def hanging(number: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{number}")
+        if path == str(tmp_path / "alice" / "mailauth.lock") and threading.current_thread().name == "mailauth cleanup":
+            blocked.append(path)
+            assert go_on.wait(TIMEOUT)
+        assert threading.get_ident() != main_thread or str(tmp_path) not in path
+        close(number)
+
+    async def main() -> None:
+        maildrops = MaildirMaildrops(tmp_path)
+        monkeypatch.setattr(os, "close", hanging)
+        monkeypatch.setattr(maildir_maildrops, "_CLOSE_TIMEOUT", 0.0)
+        maildrop = await opened(maildrops, "alice")
+        await maildrop.read(1)
+        maildrop.close()
+        maildrop.close()
+        assert await maildrops.open("alice") is pop3.Unavailable.IN_USE
+        for _ in range(3):  # each can be opened again at once
+            monkeypatch.setattr(maildir_maildrops, "_CLOSE_TIMEOUT", TIMEOUT)
+            (await opened(maildrops, "bob")).close()
+        go_on.set()
+        (await opened(maildrops, "alice")).close()
+        monkeypatch.undo()
+
+    run(main)
+    UNLOCKING.finish(TIMEOUT)
+    assert len(blocked) in (1, 2)
+    assert maildir_maildrops._Lock._closing == {}
+    assert not [path for path in open_files() if str(tmp_path) in path]
+
+
+def open_files() -> list[str]:
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
+
+
+@on_both_loops
+def test_a_maildrop_can_be_opened_as_soon_as_it_was_closed(run: Run, tmp_path: Path) -> None:
+    """Its lock is closed in a thread: the client that has got the reply to QUIT may log in again at once."""
+
+    async def main() -> None:
+        maildrops = MaildirMaildrops(tmp_path)
+        for _ in range(100):
+            (await opened(maildrops, "alice")).close()
+
+    run(main)
