@@ -157,7 +157,6 @@ class Listing(dict[str, list[File]]):
         """Raises OSError, and CallAbandoned (see ``check_abandoned()``)."""
         super().__init__()
         found: list[tuple[str, str, str]] = []  # unique name, place, name
-        first = ("", "", "")
         self.left_out = 0
         """The number of files that are left out, since there are more than MAX_LISTED."""
         for place, folder in folders.items():
@@ -167,14 +166,9 @@ class Listing(dict[str, list[File]]):
                     name = entry.name
                     if name.startswith(".") or not entry.is_file(follow_symlinks=False):
                         continue
-                    file = (unique_name(name), place, name)
-                    if file < first:
-                        self.left_out += 1
-                        continue
-                    found.append(file)
+                    found.append((unique_name(name), place, name))
                     if len(found) >= 2 * MAX_LISTED:
                         self.left_out += _keep_newest(found)
-                        first = found[0]
         self.left_out += _keep_newest(found)
         for unique, place, name in found:
             self.setdefault(unique, []).append((place, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import threading
 import tracemalloc
@@ -147,7 +148,18 @@ def newest(directory: Path) -> tuple[list[str], int]:
 
 
 def test_the_newest_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of their names, also if they are in both folders or have the same unique name."""
+    """In the order of their names, also if they are in both folders or have the same unique name.
+
+    At no time are there many more in memory.
+    """
+    kept: list[int] = []
+    keep_newest = _maildir._keep_newest
+
+    def noted(files: list[tuple[str, str, str]]) -> int:
+        kept.append(len(files))
+        return keep_newest(files)
+
+    monkeypatch.setattr(_maildir, "_keep_newest", noted)
     monkeypatch.setattr(_maildir, "MAX_LISTED", 5)
     names = [f"{number}.x" for number in range(10, 43)]
     for number, name in enumerate(names):
@@ -158,6 +170,7 @@ def test_the_newest_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for flag in "ABCDEFGHIJKL":
         foreign(tmp_path, f"99.x:2,{flag}", b"", "cur")
     assert newest(tmp_path) == ([f"99.x:2,{flag}" for flag in "HIJKL"], 33 + 7)
+    assert max(kept) == 10
 
 
 @on_both_loops
@@ -334,6 +347,12 @@ def test_closing_a_maildrop_does_not_wait_for_the_disk(
         foreign(tmp_path / name, "1.x", b"a\n" * 100_000)
     go_on, main_thread, blocked = threading.Event(), threading.get_ident(), list[str]()
     close = os.close
+    closing_threads: list[int] = []
+
+    class Noted(io.FileIO):
+        def close(self) -> None:
+            closing_threads.append(threading.get_ident())
+            super().close()
 
     def hanging(number: int) -> None:
         path = os.readlink(f"/proc/self/fd/{number}")
@@ -347,6 +366,7 @@ def test_closing_a_maildrop_does_not_wait_for_the_disk(
         maildrops = MaildirMaildrops(tmp_path)
         monkeypatch.setattr(os, "close", hanging)
         monkeypatch.setattr(maildir_maildrops, "_CLOSE_TIMEOUT", 0.0)
+        monkeypatch.setattr(Folder, "read", lambda folder, name: Noted(folder.open_file(name, os.O_RDONLY)))
         maildrop = await opened(maildrops, "alice")
         await maildrop.read(1)
         maildrop.close()
@@ -362,6 +382,8 @@ def test_closing_a_maildrop_does_not_wait_for_the_disk(
     run(main)
     UNLOCKING.finish(TIMEOUT)
     assert len(blocked) in (1, 2)
+    assert closing_threads
+    assert main_thread not in closing_threads
     assert maildir_maildrops._Lock._closing == {}
     assert not [path for path in open_files() if str(tmp_path) in path]
 
