@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -103,6 +104,38 @@ def test_limit_of_one_identity_per_address_keeps_the_latest() -> None:
     assert len(grants) == 1
 
 
+def test_an_identity_over_its_number_of_addresses_loses_its_oldest_grant() -> None:
+    """One account can neither fill the table nor evict the grants of others."""
+    grants = table(addresses_per_identity=3)
+    grants.grant(HERE, "bob", now=0)
+    for number in range(10):
+        grants.grant(f"198.51.100.{number}", "alice", now=number)
+        grants.grant("198.51.100.0", "alice", now=number)  # a renewed grant is the latest
+    assert [str(each.address) for each in grants.active(9)] == [
+        HERE, "198.51.100.8", "198.51.100.9", "198.51.100.0",
+    ]  # fmt: skip
+    assert grants.revoke_identity("alice") == 3
+    assert len(grants) == 1
+
+
+def test_an_identity_has_at_most_1000_grants_by_default() -> None:
+    grants = table()
+    for number in range(1_001):
+        grants.grant(ipaddress.IPv4Address(number), "alice", now=0)
+    assert len(grants) == 1_000
+    assert not grants.permits("0.0.0.0", now=0)
+
+
+def test_grant_over_max_grants_evicts_from_the_identity_that_has_the_most() -> None:
+    grants = table(max_grants=5)
+    for number, name in enumerate(("bob", "alice", "carol", "alice", "alice", "dave", "alice", "erin")):
+        grants.grant(f"192.0.2.{number}", name, now=number)
+    assert [each.identity for each in grants.active(7)] == ["bob", "carol", "dave", "alice", "erin"]
+    assert not grants.permits("192.0.2.4", now=7)
+    grants.grant("192.0.2.8", "frank", now=8)  # each identity has one: the oldest of all is evicted
+    assert [each.identity for each in grants.active(8)] == ["carol", "dave", "alice", "erin", "frank"]
+
+
 def test_grant_over_max_grants_evicts_the_oldest_login() -> None:
     grants = table(max_grants=3)
     grants.grant("192.0.2.1", "alice", now=0)
@@ -142,6 +175,7 @@ def test_lifetime_outside_0_seconds_to_a_year_is_rejected(lifetime: float) -> No
         {"nat64_prefixes": [ipaddress.IPv6Network("2001:db8::/49")]},
         {"nat64_prefixes": "::/96"},
         {"identities_per_address": 0},
+        {"addresses_per_identity": 0},
         {"max_grants": 0},
     ],
 )
@@ -369,7 +403,9 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.table = GrantTable(lifetime=10, ipv6_prefix=64, identities_per_address=3, max_grants=5)
+        self.table = GrantTable(
+            lifetime=10, ipv6_prefix=64, identities_per_address=3, addresses_per_identity=3, max_grants=6
+        )
         self.logins: list[tuple[str, str, float]] = []
 
     @rule(seconds=st.integers(1, 12))
@@ -384,8 +420,22 @@ class Model(RuleBasedStateMachine):
         there = [login for login in self.logins if login[0] == place]
         if len(there) == 3:
             self.logins.remove(there[0])
+        same = [login for login in self.logins if login[1] == identity]
+        if len(same) == 3:
+            self.logins.remove(same[0])
         self.logins.append((place, identity, self.now + 10))
-        del self.logins[:-5]
+        if len(self.logins) == 7:
+            self.logins.remove(self.evicted())
+
+    def evicted(self) -> tuple[str, str, float]:
+        """Return the login that the table has evicted, which must be one that the rule allows."""
+        place_of = {grant_key(address, 64): place for address, place in FOLDED.items()}
+        left = [(place_of[grant.address], grant.identity, grant.expires) for grant in self.table.active(-1)]
+        (gone,) = [login for login in self.logins if login not in left]
+        counts = Counter(login[1] for login in self.logins)
+        assert counts[gone[1]] == max(counts.values())
+        assert gone == next(login for login in self.logins if counts[gone[1]] == 1 or login[1] == gone[1])
+        return gone
 
     @rule(identity=NAMES)
     def revoke_identity(self, identity: str) -> None:

@@ -284,6 +284,7 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
             "ipv6_prefix": "positive count",
             "nat64_prefixes": "NAT64 prefixes",
             "identities_per_address": "positive count",
+            "addresses_per_identity": "positive count",
             "max_grants": "positive count",
         },
     ),

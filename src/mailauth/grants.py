@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Final, TypeAlias
 
@@ -20,6 +20,7 @@ from .addresses import ALL_BITS, Address, NumericKey, nat64_tuple, numeric_grant
 from .errors import LocalProtocolError
 
 __all__ = [
+    "ADDRESSES_PER_IDENTITY",
     "IDENTITIES_PER_ADDRESS",
     "LIFETIME",
     "MAX_GRANTS",
@@ -40,8 +41,14 @@ MAX_LIFETIME: Final = 31_536_000.0
 IDENTITIES_PER_ADDRESS: Final = 16
 """Maximum grants of an address, one per identity.  A new one replaces the oldest (architecture.md, invariant 4)."""
 
+ADDRESSES_PER_IDENTITY: Final = 1_000
+"""Maximum grants of an identity, one per address.  A new one replaces the oldest (architecture.md, invariant 4).
+
+No user has so many addresses within the lifetime of a grant, and only a thousand identities can fill a store."""
+
 MAX_GRANTS: Final = 1_000_000
-"""Maximum grants in all, about 250 MB.  A new one replaces the oldest (architecture.md, invariant 4)."""
+"""Maximum grants in all, about 250 MB.  A new one replaces the oldest of the identity that has the most, so that no
+identity can remove the grants of the others (architecture.md, invariant 4)."""
 
 
 def _to_key(address: Address) -> NumericKey:
@@ -102,14 +109,80 @@ Lookup: TypeAlias = Grant | Unavailable | None
 """The result of a lookup in a grant store; None means no grant."""
 
 
+class _IdentityIndex:
+    """The grants of each identity, the oldest login first, and the identity that has the most."""
+
+    __slots__ = ("_by_count", "_by_identity", "_most")
+
+    def __init__(self) -> None:
+        self._by_identity: dict[str, Grant | list[Grant]] = {}  # a list of one would add a fifth to its memory
+        self._by_count: dict[int, dict[str, None]] = {}  # the identities with two grants or more, by their number
+        self._most = 1
+
+    def of(self, identity: str) -> Sequence[Grant]:
+        """Return the grants of *identity*."""
+        entry = self._by_identity.get(identity, ())
+        return (entry,) if isinstance(entry, Grant) else entry
+
+    def oldest_of_most(self) -> Grant | None:
+        """Return the oldest grant of the identity that has the most; None if no identity has two."""
+        if self._most == 1:
+            return None
+        return self.of(next(iter(self._by_count[self._most])))[0]
+
+    def add(self, grant: Grant) -> None:
+        """Add *grant*, the latest of its identity."""
+        entry = self._by_identity.setdefault(grant.identity, grant)
+        if entry is grant:
+            return
+        if isinstance(entry, Grant):
+            self._by_identity[grant.identity] = entry = [entry]
+        entry.append(grant)
+        self._rank(grant.identity, len(entry) - 1, len(entry))
+
+    def remove(self, grant: Grant) -> None:
+        """Remove *grant*, compared by identity.  It is fast for the oldest of its identity."""
+        grants = self.of(grant.identity)
+        place = next(place for place, each in enumerate(grants) if each is grant)
+        if len(grants) > 2 and isinstance(grants, list):
+            del grants[place]
+            self._rank(grant.identity, len(grants) + 1, len(grants))
+        else:
+            self.replace(grant.identity, [each for each in grants if each is not grant])
+
+    def replace(self, identity: str, grants: list[Grant]) -> None:
+        """Replace the grants of *identity* by *grants*, a part of them."""
+        before = len(self.of(identity))
+        if len(grants) > 1:
+            self._by_identity[identity] = grants
+        elif grants:
+            self._by_identity[identity] = grants[0]
+        else:
+            self._by_identity.pop(identity, None)
+        self._rank(identity, before, len(grants))
+
+    def _rank(self, identity: str, before: int, now: int) -> None:
+        if before > 1:
+            identities = self._by_count[before]
+            del identities[identity]
+            if not identities:
+                del self._by_count[before]
+        if now > 1:
+            self._by_count.setdefault(now, {})[identity] = None
+        self._most = max(self._most, now)
+        while self._most > 1 and self._most not in self._by_count:  # amortized O(1): each login adds at most 1
+            self._most -= 1
+
+
 class GrantTable:
     """A grant store in memory.
 
     It keeps one grant for each pair of address and identity.  A new login of the same pair replaces it.  What is one
     address is decided by ``addresses.grant_key()`` with *ipv6_prefix* and *nat64_prefixes*.
 
-    *lifetime* is in seconds, at most a year; with 0, no grant is ever active.  Raises
-    LocalProtocolError for settings out of range.
+    *lifetime* is in seconds, at most a year; with 0, no grant is ever active.  The other settings limit the grants of
+    one address, of one identity, and in all; the time of a login grows with the first two.  Raises LocalProtocolError
+    for settings out of range.
 
         >>> table = grants.GrantTable(lifetime=1800)
         >>> grant = table.grant("192.0.2.1", "alice", now=0.0)
@@ -118,7 +191,9 @@ class GrantTable:
     """
 
     __slots__ = (
+        "_addresses",
         "_by_address",
+        "_by_identity",
         "_count",
         "_identities",
         "_lifetime",
@@ -135,6 +210,7 @@ class GrantTable:
         ipv6_prefix: int = 128,
         nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        addresses_per_identity: int = ADDRESSES_PER_IDENTITY,
         max_grants: int = MAX_GRANTS,
     ) -> None:
         check_number("lifetime", lifetime)
@@ -143,14 +219,17 @@ class GrantTable:
                 f"lifetime must be 0 to 31,536,000 seconds (a year), not {lifetime}; use a number such as 1800"
             )
         check_integer("identities_per_address", identities_per_address, 1)
+        check_integer("addresses_per_identity", addresses_per_identity, 1)
         check_integer("max_grants", max_grants, 1)
         self._lifetime = lifetime
         self._mask = prefix_mask(ipv6_prefix)
         self._nat64_prefixes = nat64_tuple(nat64_prefixes)
         self._identities = identities_per_address
+        self._addresses = addresses_per_identity
         self._max_grants = max_grants
         # Most addresses have one identity, and a tuple would add a quarter to the memory of its grant.
         self._by_address: dict[NumericKey, Grant | tuple[Grant, ...]] = {}  # in a tuple the oldest grant is first
+        self._by_identity = _IdentityIndex()
         self._count = 0
         # The oldest login first.  It may hold replaced and revoked grants, which are skipped.
         self._order: deque[Grant] = deque()
@@ -170,18 +249,26 @@ class GrantTable:
         Call it as soon as the login has succeeded, before ``+OK`` is sent.  Do not call it for a message: sending does
         not extend a grant.
 
-        The new grant replaces that of the same pair.  If the address has too many grants, its oldest is removed; then,
-        if the table has too many, the oldest of all.
+        The new grant replaces that of the same pair.  If the address or the identity has too many grants, its oldest is
+        removed.  Then, if the table has too many, the oldest grant of the identity that has the most is removed; if all
+        identities have one, the oldest of all.
         """
         grant = Grant(to_address(self._key(address)), identity, now + self._lifetime)
         if not self._lifetime:
             return grant
-        kept = [other for other in self._all_at(grant._key) if other.identity != identity]
-        del kept[: max(0, len(kept) + 1 - self._identities)]
-        self._put(grant._key, (*kept, grant))
+        others = [other for other in self._all_at(grant._key) if other.identity != identity]
+        del others[: max(0, len(others) - self._identities + 1)]
+        for other in self._all_at(grant._key):
+            if not any(other is kept for kept in others):
+                self._drop(other)
+        elsewhere = self._by_identity.of(identity)
+        for other in elsewhere[: max(0, len(elsewhere) - self._addresses + 1)]:
+            self._drop(other)
+        self._put(grant._key, (*others, grant))
+        self._by_identity.add(grant)
         self._order.append(grant)
         while self._count > self._max_grants:
-            self._drop(self._order.popleft())
+            self._drop(self._by_identity.oldest_of_most() or self._order.popleft())
         self._drop_replaced()
         return grant
 
@@ -212,22 +299,22 @@ class GrantTable:
 
         Use it when an account is removed or its password changes.  Grants that expire after *until* are kept: their
         logins are later than the change.  Other identities at the same addresses keep their grants.
-
-        It scans the whole table, once for all *identities*.  An index would add a fifth to the memory of every grant,
-        for a rare operation.
         """
         for identity in identities:
             _check_identity(identity)
-        names = frozenset(identities)
-        revoked = sum(self._drop(grant) for grant in self._order if grant.identity in names and grant.expires <= until)
+        before = self._count
+        for identity in identities:
+            grants = self._by_identity.of(identity)
+            self._by_identity.replace(identity, [grant for grant in grants if grant.expires > until])
+            for grant in grants:
+                if grant.expires <= until:
+                    self._remove_from_address(grant)
         self._drop_replaced()
-        return revoked
+        return before - self._count
 
     def revoke_address(self, address: Address) -> int:
         """Revoke every grant of *address* and return their number."""
-        key = self._key(address)
-        revoked = len(self._all_at(key))
-        self._put(key, ())
+        revoked = sum(map(self._drop, self._all_at(self._key(address))))
         self._drop_replaced()
         return revoked
 
@@ -259,6 +346,12 @@ class GrantTable:
 
     def _drop(self, grant: Grant) -> bool:
         """Remove *grant*, compared by identity.  Return False if it was already replaced or revoked."""
+        if not self._remove_from_address(grant):
+            return False
+        self._by_identity.remove(grant)
+        return True
+
+    def _remove_from_address(self, grant: Grant) -> bool:
         before = self._all_at(grant._key)
         kept = tuple(other for other in before if other is not grant)
         self._put(grant._key, kept)

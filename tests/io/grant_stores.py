@@ -96,6 +96,8 @@ class Sqlite(Keeper):
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             (rows,) = connection.execute("SELECT COUNT(*) FROM grants").fetchone()
             assert connection.execute("SELECT grants FROM kept").fetchone() == (rows,)
+            counted = connection.execute("SELECT identity, COUNT(*) FROM grants GROUP BY identity").fetchall()
+            assert connection.execute("SELECT * FROM identities ORDER BY identity").fetchall() == counted
         return int(rows)
 
     def move(self, seconds: float) -> None:

@@ -98,7 +98,7 @@ HOP: Final = {"host": "mail.example.test", "port": 25, "tls_required": False}
 NEXT_HOP: Final = server.NextHop(host="mail.example.test", port=25, tls_required=False)
 GRANTS: Final = {
     "lifetime": "lifetime", "ipv6_prefix": "count", "nat64_prefixes": "NAT64 prefixes",
-    "identities_per_address": "count", "max_grants": "count",
+    "identities_per_address": "count", "addresses_per_identity": "count", "max_grants": "count",
 }  # fmt: skip
 LISTENER: Final = {
     "session": "function", "host": "text", "port": "port", "ssl_context": "server context", "implicit_tls": "flag",

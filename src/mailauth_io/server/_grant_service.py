@@ -5,14 +5,13 @@ It excludes networks, warns about shared addresses, and remembers the logins who
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from types import NoneType
 from typing import Final
 
 from mailauth import LocalProtocolError
 from mailauth.addresses import Network, is_within
-from mailauth.grants import UNAVAILABLE, Grant, Lookup, Unavailable
+from mailauth.grants import UNAVAILABLE, Grant, GrantTable, Lookup, Unavailable
 
 from ..logs import Event
 from ..stores import Grants
@@ -28,8 +27,8 @@ REMEMBERED: Final = 1024
 """Maximum number of addresses remembered so that the warning is logged once for each."""
 
 MAX_NOT_STORED: Final = 16_384
-"""Maximum number of addresses without the grant that a login should have made.  Over it, the oldest of the account with
-the most addresses is removed, so that an account that logs in from many addresses removes no others."""
+"""Maximum number of logins whose grants could not be stored.  Their table has the rules of grants (``GrantTable``), so
+one account cannot remove those of others."""
 
 
 class GrantService:
@@ -43,8 +42,13 @@ class GrantService:
         self._never = tuple(never)
         self._clock = clock
         self._warned: set[object] = set()
-        self._not_stored: OrderedDict[object, tuple[str, float]] = OrderedDict()  # identity, expiry; oldest login first
-        self._not_stored_for: dict[str, dict[object, None]] = {}  # the same addresses by identity; oldest login first
+        settings = grants.settings
+        self._not_stored = GrantTable(
+            lifetime=settings.lifetime,
+            ipv6_prefix=settings.ipv6_prefix,
+            nat64_prefixes=settings.nat64_prefixes,
+            max_grants=MAX_NOT_STORED,
+        )
 
     async def grant(self, session: str, address: str, identity: str) -> None:
         """Make a grant for *identity*, which has logged in from *address*.
@@ -60,7 +64,7 @@ class GrantService:
         except Exception:
             self.note_not_stored(address, identity)
             raise
-        self._forget(self._grants.settings.key(address))
+        self._not_stored.revoke_address(address)
         if identities > MANY_IDENTITIES and (key := self._grants.settings.key(address)) not in self._warned:
             if len(self._warned) >= REMEMBERED:
                 self._warned.clear()
@@ -76,13 +80,9 @@ class GrantService:
         """
         if self._is_excluded(address):
             return
-        key = self._grants.settings.key(address)
-        self._forget(key)
-        self._not_stored[key] = identity, self._clock() + self._grants.settings.lifetime
-        self._not_stored_for.setdefault(identity, {})[key] = None
-        if len(self._not_stored) > MAX_NOT_STORED:
-            most = max(self._not_stored_for, key=lambda name: len(self._not_stored_for[name]))
-            self._forget(next(iter(self._not_stored_for[most])))
+        now = self._clock()
+        self._not_stored.expire(now)
+        self._not_stored.grant(address, identity, now)
 
     async def find(self, address: str) -> Lookup:
         """Look up the active grant for *address*.  Raises what the store raises.
@@ -93,29 +93,11 @@ class GrantService:
             return None
         found = await self._grants.find(address)
         check_result(self._grants, "find", found, (Grant, Unavailable, NoneType), "a Grant, UNAVAILABLE or None")
-        return UNAVAILABLE if found is None and self._is_not_stored(address) else found
-
-    def _is_not_stored(self, address: str) -> bool:
-        now = self._clock()
-        while self._not_stored and next(iter(self._not_stored.values()))[1] <= now:
-            self._forget(next(iter(self._not_stored)))
-        return bool(self._not_stored) and self._grants.settings.key(address) in self._not_stored
-
-    def _forget(self, key: object) -> None:
-        """Remove the address *key* from the table of grants that could not be stored, if it is there."""
-        identity, _ = self._not_stored.pop(key, (None, 0.0))
-        if identity is not None:
-            addresses = self._not_stored_for[identity]
-            del addresses[key]
-            if not addresses:
-                del self._not_stored_for[identity]
+        return UNAVAILABLE if found is None and self._not_stored.permits(address, self._clock()) else found
 
     async def revoke_identity(self, identity: str, older_than: float) -> None:
         """Revoke the grants of *identity* that are older than *older_than* seconds."""
-        since = self._clock() - older_than + self._grants.settings.lifetime
-        for key in tuple(self._not_stored_for.get(identity, ())):
-            if self._not_stored[key][1] <= since:
-                self._forget(key)
+        self._not_stored.revoke_identity(identity, until=self._clock() - older_than + self._grants.settings.lifetime)
         revoked = await self._grants.revoke_identity(identity, older_than)
         check_result(self._grants, "revoke_identity", revoked, int, "the number of grants revoked")
 

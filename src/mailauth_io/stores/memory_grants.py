@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from ipaddress import IPv6Network
 
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
+from mailauth.grants import ADDRESSES_PER_IDENTITY, IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Lookup
 
 from .._checks import check_function
 from .grants import ActiveGrant, GrantSettings, boot_time, make_table
@@ -28,6 +28,7 @@ class MemoryGrants:
         ipv6_prefix: int = 128,
         nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        addresses_per_identity: int = ADDRESSES_PER_IDENTITY,
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = boot_time,
     ) -> None:
@@ -38,6 +39,7 @@ class MemoryGrants:
             ipv6_prefix=ipv6_prefix,
             nat64_prefixes=nat64_prefixes,
             identities_per_address=identities_per_address,
+            addresses_per_identity=addresses_per_identity,
             max_grants=max_grants,
         )
         self._clock = clock

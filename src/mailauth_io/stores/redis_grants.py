@@ -3,7 +3,7 @@
 Each operation is one Lua script, run in a thread, so it is atomic, and the only clock is that of Redis.  A grant whose
 login is later than now was made before the clock stepped back, and counts as expired.
 
-There are five keys, all in one slot of a Redis cluster, and every script declares them.  A cluster node that does not
+There are six keys, all in one slot of a Redis cluster, and every script declares them.  A cluster node that does not
 have the slot answers MOVED, with the address of the node that has it.
 """
 
@@ -23,7 +23,7 @@ from redis.exceptions import MovedError, ReadOnlyError
 from redis.retry import Retry
 
 from mailauth.addresses import grant_key
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
+from mailauth.grants import ADDRESSES_PER_IDENTITY, IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
 
 from .._checks import check_text, check_type
 from ._bounded_executor import THREADS, BoundedExecutor
@@ -50,17 +50,17 @@ _KEEPALIVE: Final = {
 }
 """Keepalive settings: a NAT or firewall may drop a connection that is idle for minutes."""
 
-KEYS: Final = ("{mailauth}:grants", "{mailauth}:logins", "{mailauth}:at", "{mailauth}:of", "{mailauth}:made_with")
-"""Four sorted sets and a text.  The first two have each grant, "address identity", with the times of its expiry and of
+KEYS: Final = tuple(f"{{mailauth}}:{name}" for name in ("grants", "logins", "at", "of", "identities", "made_with"))
+"""Five sorted sets and a text.  The first two have each grant, "address identity", with the times of its expiry and of
 its login.  The next two are indexes, in alphabetical order: "address identity" and "identity address".  An address
-contains no blank.  The text has the settings that decide the addresses.  Each key expires with the last grant.  The
-hash tag in braces puts them into one slot of a Redis cluster."""
+contains no blank.  The fifth has the number of grants of each identity.  The text has the settings that decide the
+addresses.  Each key expires with the last grant.  The hash tag in braces puts them into one slot of a Redis cluster."""
 
 _OTHER_SETTINGS: Final = "OTHERSETTINGS "
 """Begins the error of a script if the grants were made with other settings.  These follow."""
 
 _BEGIN: Final = f"""
-local all, logins, at, of, made_with = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local all, logins, at, of, identities, made_with = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local time = redis.call('TIME')
 local now = time[1] * {_MICRO} + time[2]
 local settings = redis.call('GET', made_with)
@@ -76,7 +76,11 @@ local function drop(address, identity)
     redis.call('ZREM', all, address .. ' ' .. identity)
     redis.call('ZREM', logins, address .. ' ' .. identity)
     redis.call('ZREM', at, address .. ' ' .. identity)
-    redis.call('ZREM', of, identity .. ' ' .. address)
+    if redis.call('ZREM', of, identity .. ' ' .. address) > 0 then
+        if tonumber(redis.call('ZINCRBY', identities, -1, identity)) < 1 then
+            redis.call('ZREM', identities, identity)
+        end
+    end
 end
 
 local function drop_each(members)
@@ -97,6 +101,17 @@ local function after(index, word)
         found[place] = string.sub(member, #word + 2)
     end
     return found
+end
+
+-- The addresses of an identity.  Those of another identity, which begins with this one and a blank, contain a blank.
+local function addresses_of(identity)
+    local addresses = {{}}
+    for _, address in ipairs(after(of, identity)) do
+        if not string.find(address, ' ') then
+            table.insert(addresses, address)
+        end
+    end
+    return addresses
 end
 
 -- The time of the login of an active grant, and of its expiry.  Nothing if it is not active.
@@ -132,9 +147,24 @@ return whose and {whose, text(last)}
 # While its memory is full, Redis rejects a command that adds something, unless the script has already written.  So a
 # script writes nothing before ZADD if it has nothing to remove.
 _GRANT: Final = """
-local address, identity, identities, maximum = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local late = now - ARGV[6]
-if late < 0 or late > tonumber(ARGV[7]) then
+local function drop_oldest(identity, excess)
+    if excess <= 0 then
+        return
+    end
+    local grants = {}
+    for _, address in ipairs(addresses_of(identity)) do
+        table.insert(grants, {tonumber(redis.call('ZSCORE', logins, address .. ' ' .. identity) or 0), address})
+    end
+    table.sort(grants, function(one, other) return one[1] < other[1] end)
+    for place = 1, math.min(excess, #grants, MAX_SWEPT_PER_LOGIN) do
+        drop(grants[place][2], identity)
+    end
+end
+
+local address, identity = ARGV[2], ARGV[3]
+local per_address, per_identity, maximum = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local late = now - ARGV[7]
+if late < 0 or late > tonumber(ARGV[8]) then
     return false
 end
 sweep()
@@ -152,17 +182,24 @@ for _, other in ipairs(after(at, address)) do
     end
 end
 table.sort(kept, function(one, other) return one[1] < other[1] end)
-while #kept >= identities do
+while #kept >= per_address do
     drop(address, table.remove(kept, 1)[2])
 end
-redis.call('ZADD', all, text(now + ARGV[8]), address .. ' ' .. identity)
+redis.call('ZADD', all, text(now + ARGV[9]), address .. ' ' .. identity)
 redis.call('ZADD', logins, text(now), address .. ' ' .. identity)
 redis.call('SET', made_with, ARGV[1])
 redis.call('ZADD', at, 0, address .. ' ' .. identity)
-redis.call('ZADD', of, 0, identity .. ' ' .. address)
-local excess = redis.call('ZCARD', all) - maximum
-if excess > 0 then
-    drop_each(redis.call('ZRANGE', logins, 0, math.min(excess, MAX_SWEPT_PER_LOGIN) - 1))
+if redis.call('ZADD', of, 0, identity .. ' ' .. address) > 0 then
+    redis.call('ZINCRBY', identities, 1, identity)
+end
+drop_oldest(identity, redis.call('ZSCORE', identities, identity) - per_identity)
+for _ = 1, math.min(redis.call('ZCARD', all) - maximum, MAX_SWEPT_PER_LOGIN) do
+    local most = redis.call('ZREVRANGE', identities, 0, 0, 'WITHSCORES')
+    if tonumber(most[2]) > 1 then
+        drop_oldest(most[1], 1)
+    else
+        drop_each(redis.call('ZRANGE', logins, 0, 0))
+    end
 end
 local last = tonumber(redis.call('ZREVRANGE', all, 0, 0, 'WITHSCORES')[2] or now)
 for _, key in ipairs(KEYS) do
@@ -174,15 +211,13 @@ return #after(at, address)
 _REVOKE_IDENTITY: Final = """
 local identity, until_ = ARGV[2], now - ARGV[3]
 local revoked = 0
-for _, address in ipairs(after(of, identity)) do
-    if not string.find(address, ' ') then
-        local login = active(address, identity)
-        if login and login <= until_ then
-            revoked = revoked + 1
-        end
-        if not login or login <= until_ then
-            drop(address, identity)
-        end
+for _, address in ipairs(addresses_of(identity)) do
+    local login = active(address, identity)
+    if login and login <= until_ then
+        revoked = revoked + 1
+    end
+    if not login or login <= until_ then
+        drop(address, identity)
     end
 end
 return revoked
@@ -223,14 +258,20 @@ class RedisGrants:
         ipv6_prefix: int = 128,
         nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        addresses_per_identity: int = ADDRESSES_PER_IDENTITY,
         max_grants: int = MAX_GRANTS,
     ) -> None:
         check_type("address", address, RedisAddress, use="RedisAddress.read('redis://127.0.0.1/0')")
         check_text("password", password, optional=True)
         self.settings = GrantSettings(lifetime=lifetime, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
-        make_table(identities_per_address=identities_per_address, max_grants=max_grants)
+        make_table(
+            identities_per_address=identities_per_address,
+            addresses_per_identity=addresses_per_identity,
+            max_grants=max_grants,
+        )
         self._lifetime = round(lifetime * _MICRO)
         self._identities = identities_per_address
+        self._addresses = addresses_per_identity
         self._max_grants = max_grants
         self._executor = BoundedExecutor()
         self._address = attrs.evolve(address, password=password or address.password)
@@ -359,6 +400,7 @@ class RedisGrants:
             address,
             identity,
             self._identities,
+            self._addresses,
             self._max_grants,
             called_at,
             timeout,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mailauth.addresses import grant_key
-from mailauth.grants import IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
+from mailauth.grants import ADDRESSES_PER_IDENTITY, IDENTITIES_PER_ADDRESS, LIFETIME, MAX_GRANTS, Grant, Lookup
 
 from .._checks import check_function, check_type
 from .._files import Folder
@@ -44,9 +44,9 @@ BUSY: Final = 0.5 * TIMEOUT
 """Seconds that a login waits for another process's write: less than the timeout, so that lookups continue."""
 
 _APPLICATION: Final = 0x6D616772  # "magr", for PRAGMA application_id
-_VERSION: Final = 2
-# Grants are numbered in the order of the logins.  Triggers count the grants, since COUNT(*) scans the table.  made_with
-# has the settings that decide the addresses in the table.
+_VERSION: Final = 3
+# Grants are numbered in the order of the logins.  Triggers count them, in all and for each identity, since COUNT(*)
+# scans the table.  made_with has the settings that decide the addresses in the table.
 _SCHEMA: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS grants (
@@ -58,12 +58,24 @@ CREATE INDEX IF NOT EXISTS by_login ON grants (login);
 CREATE INDEX IF NOT EXISTS by_expiry ON grants (expires);
 CREATE TABLE IF NOT EXISTS kept (grants INTEGER NOT NULL);
 INSERT INTO kept SELECT 0 WHERE NOT EXISTS (SELECT * FROM kept);
-CREATE TRIGGER IF NOT EXISTS one_more AFTER INSERT ON grants BEGIN UPDATE kept SET grants = grants + 1; END;
-CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON grants BEGIN UPDATE kept SET grants = grants - 1; END;
+CREATE TABLE IF NOT EXISTS identities (identity TEXT PRIMARY KEY, grants INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_grants ON identities (grants);
+CREATE TRIGGER IF NOT EXISTS one_more AFTER INSERT ON grants BEGIN
+    UPDATE kept SET grants = grants + 1;
+    INSERT OR IGNORE INTO identities VALUES (new.identity, 0);
+    UPDATE identities SET grants = grants + 1 WHERE identity = new.identity;
+END;
+CREATE TRIGGER IF NOT EXISTS one_less AFTER DELETE ON grants BEGIN
+    UPDATE kept SET grants = grants - 1;
+    UPDATE identities SET grants = grants - 1 WHERE identity = old.identity;
+    DELETE FROM identities WHERE identity = old.identity AND grants = 0;
+END;
 CREATE TABLE IF NOT EXISTS made_with (settings TEXT NOT NULL);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
+_MOST: Final = "SELECT identity, grants FROM identities ORDER BY grants DESC LIMIT 1"
+_OLDEST_OF: Final = "SELECT MIN(number) FROM grants WHERE identity = ?"
 
 
 class SqliteGrants:
@@ -87,15 +99,21 @@ class SqliteGrants:
         ipv6_prefix: int = 128,
         nat64_prefixes: Collection[IPv6Network] = (),
         identities_per_address: int = IDENTITIES_PER_ADDRESS,
+        addresses_per_identity: int = ADDRESSES_PER_IDENTITY,
         max_grants: int = MAX_GRANTS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_type("path", path, Path)
         check_function("clock", clock)
         self.settings = GrantSettings(lifetime=lifetime, ipv6_prefix=ipv6_prefix, nat64_prefixes=nat64_prefixes)
-        make_table(identities_per_address=identities_per_address, max_grants=max_grants)
+        make_table(
+            identities_per_address=identities_per_address,
+            addresses_per_identity=addresses_per_identity,
+            max_grants=max_grants,
+        )
         self._path = path
         self._identities = identities_per_address
+        self._addresses = addresses_per_identity
         self._max_grants = max_grants
         self._clock = clock
         self._executor = BoundedExecutor()
@@ -176,12 +194,16 @@ class SqliteGrants:
                 "INSERT INTO grants (address, identity, login, expires) VALUES (?, ?, ?, ?)",
                 (address, identity, now, now + self.settings.lifetime),
             )
+            (kept,) = connection.execute("SELECT grants FROM identities WHERE identity = ?", (identity,)).fetchone()
+            for _ in range(min(kept - self._addresses, MAX_SWEPT_PER_LOGIN)):
+                connection.execute(f"DELETE FROM grants WHERE number = ({_OLDEST_OF})", (identity,))
             (kept,) = connection.execute("SELECT grants FROM kept").fetchone()
-            if kept > self._max_grants:
-                connection.execute(
-                    "DELETE FROM grants WHERE number IN (SELECT number FROM grants ORDER BY number LIMIT ?)",
-                    (min(kept - self._max_grants, MAX_SWEPT_PER_LOGIN),),
-                )
+            for _ in range(min(kept - self._max_grants, MAX_SWEPT_PER_LOGIN)):
+                most, grants = connection.execute(_MOST).fetchone()
+                if grants > 1:
+                    connection.execute(f"DELETE FROM grants WHERE number = ({_OLDEST_OF})", (most,))
+                else:
+                    connection.execute("DELETE FROM grants WHERE number = (SELECT MIN(number) FROM grants)")
             (identities,) = connection.execute("SELECT COUNT(*) FROM grants WHERE address = ?", (address,)).fetchone()
             return int(identities)
 

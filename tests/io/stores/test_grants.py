@@ -182,6 +182,7 @@ async def test_settings_out_of_range_are_rejected(loop: loops.Loop, keeper: Keep
             {"ipv6_prefix": 0},
             {"nat64_prefixes": [ipaddress.ip_network("::/49")]},
             {"identities_per_address": 0},
+            {"addresses_per_identity": 0},
             {"max_grants": 0},
         ),
     ):
@@ -268,14 +269,64 @@ async def test_identities_per_address_limit_evicts_oldest(loop: loops.Loop, keep
 
 
 @on_both_loops
-async def test_max_grants_limit_evicts_oldest(loop: loops.Loop, keeper: Keeper) -> None:
-    grants = keeper.open(max_grants=3)
-    for number in range(6):
-        await grants.grant(f"192.0.2.{number}", "alice" if number % 2 else "bob")
+async def test_addresses_per_identity_limit_evicts_its_oldest(loop: loops.Loop, keeper: Keeper) -> None:
+    """One account can neither fill the store nor evict the grants of others, such as those of "alice 1"."""
+    grants = keeper.open(addresses_per_identity=3)
+    for identity in ("alice 1", "alice"):
+        for number in (0, 1, 2, 0, 3, 3):
+            await grants.grant(f"192.0.2.{number}", identity)
+            keeper.move(1)
+        held = [str(each.address) for each in await grants.active() if each.identity == identity]
+        assert held == ["192.0.2.2", "192.0.2.0", "192.0.2.3"]
+    assert await grants.revoke_identity("alice 1") == 3
+    assert await grants.revoke_identity("alice") == 3
+
+
+@on_both_loops
+async def test_max_grants_limit_evicts_from_identity_with_the_most(loop: loops.Loop, keeper: Keeper) -> None:
+    grants = keeper.open(max_grants=5)
+    for number, name in enumerate(("bob", "alice", "carol", "alice", "alice", "dave", "alice", "erin")):
+        await grants.grant(f"192.0.2.{number}", name)
         keeper.move(1)
-    assert [str(each.address) for each in await grants.active()] == ["192.0.2.3", "192.0.2.4", "192.0.2.5"]
-    assert await grants.find("192.0.2.2") is None
-    assert await grants.revoke_identity("alice") == 2
+    assert [each.identity for each in await grants.active()] == ["bob", "carol", "dave", "alice", "erin"]
+    assert await who(grants, "192.0.2.4") is None
+    await grants.grant("192.0.2.8", "frank")  # each identity has one: the oldest of all is evicted
+    assert [each.identity for each in await grants.active()] == ["carol", "dave", "alice", "erin", "frank"]
+
+
+@on_both_loops
+async def test_grants_of_each_identity_are_counted_after_every_change(loop: loops.Loop, keeper: Keeper) -> None:
+    """A wrong count would evict from an identity that does not have the most."""
+    grants = keeper.open(max_grants=4, identities_per_address=2)
+    await grants.grant(HERE, "alice")
+    await grants.grant(REMOTE_ADDRESS, "alice")
+    keeper.move(LIFETIME)  # expired, and removed by the next login
+    for identity in ("bob", "carol", "dave"):  # bob's is evicted by the limit of the address
+        await grants.grant(HERE, identity)
+        keeper.move(1)
+    await grants.grant(REMOTE_ADDRESS, "carol")
+    await grants.revoke_address(HERE)
+    keeper.move(1)
+    for number, identity in enumerate(("alice", "bob", "dave", "dave", "erin")):
+        await grants.grant(f"198.51.100.{number}", identity)
+        keeper.move(1)
+    assert [each.identity for each in await grants.active()] == ["alice", "bob", "dave", "erin"]
+    assert await who(grants, "198.51.100.2") is None
+
+
+@on_both_loops
+async def test_lowered_limits_apply_after_some_logins(loop: loops.Loop, shared: Keeper) -> None:
+    grants = shared.open()
+    for number in range(120):
+        await grants.grant(f"192.0.2.{number}", "alice")
+        shared.move(1)
+    lowered = shared.open(addresses_per_identity=2)
+    counts = []
+    for _ in range(3):
+        await lowered.grant(HERE, "alice")
+        counts.append(kept(shared))
+    assert counts == [20, 2, 2]
+    assert await who(lowered, HERE) == "alice"
 
 
 # Shared stores: several processes, restarts, the wall clock

@@ -51,7 +51,7 @@ def at(port: int) -> RedisAddress:
 def undeclared(script: str) -> list[str]:
     """Return the calls in *script* whose key is not in KEYS (``index`` and ``key`` are variables with one of these)."""
     calls = re.findall(r"redis\.call\('(\w+)'(?:, ([^,)]+))?", script)
-    declared = {"unpack(KEYS", "all", "logins", "at", "of", "made_with", "index", "key"}
+    declared = {"unpack(KEYS", "all", "logins", "at", "of", "identities", "made_with", "index", "key"}
     return [f"{verb} {key}" for verb, key in calls if verb != "TIME" and key not in declared]
 
 
