@@ -8,6 +8,8 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Final
 
+import attrs
+
 from mailauth import pop3, smtp
 
 from .._checks import check_function, check_type
@@ -16,6 +18,7 @@ from ..adapters import Listener, OnError, ServeOptions
 from ..adapters.tls.layer import POP3, SMTP
 from ..logs import Event
 from ..stores.grants import boot_time
+from ._descriptors import fit_limits
 from ._log import LOGGER
 from ._offer import clear_text_warning, login_problem, without_tls
 from ._state import ServerState
@@ -47,6 +50,9 @@ async def serve(
     RuntimeError that has only the class and the place of its exception.
     *interceptors* see each question before the server answers it, in this order (see ``Interceptor``).
 
+    The soft limit of open files of the process (RLIMIT_NOFILE) is raised as far as the connections need it.  If the
+    hard limit is too low, fewer connections are accepted, and the log has a warning.
+
     Raises OSError if it cannot listen on a port, and TypeError for an argument of another type.  Raises ValueError if
     *config* has no port, if it has an SMTP port and *stores* no outbox, if the postmaster is an unknown account, or if
     the grant settings of *config* differ from those of the store.
@@ -56,6 +62,7 @@ async def serve(
     check_function("clock", clock)
     if sleep is not None:
         check_function("sleep", sleep)
+    config = attrs.evolve(config, limits=fit_limits(config, stores.outbox))
     server_state = ServerState.of(config, stores, clock, sleep, on_error=on_error, interceptors=interceptors)
     if config.postmaster is not None and not await server_state.authenticator.exists(server_state.postmaster):
         raise ValueError(f"unknown account {config.postmaster!r}: postmaster must be one of the accounts")

@@ -7,6 +7,8 @@ the answer is an action of access(5).  Postfix keeps a connection for many reque
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Collection
 from typing import Final
 
@@ -20,9 +22,18 @@ from mailauth.grants import Grant
 from mailauth.policy import LOOKUP_FAILED
 
 from .._checks import check_interface, check_networks
+from ..limits import QUIET_SECONDS
+from ..logs import Event, describe_error
 from ..stores import Grants
+from ._descriptors import fit_connections
 from ._grant_service import GrantService
-from ._log import log_failure
+from ._log import LOGGER, log_failure
+
+RESERVED: Final = 64
+"""Descriptors that are not for connections: four for each thread of a grant store, the log, and the event loop."""
+
+RETRY_DELAY: Final = 0.5
+"""Seconds after which it tries again to accept connections, if it could not accept one."""
 
 MAX_REQUEST: Final = 16_384
 """Maximum bytes of a request.  Postfix sends about 30 attributes, 1,000 bytes in all."""
@@ -63,14 +74,38 @@ class PolicyService:
         self._store = grants
         self._grants = GrantService(grants, never)
         self._connections = 0
+        self._max_connections = MAX_CONNECTIONS
+        self._quiet_until = -math.inf
 
     async def serve(self, listener: Listener[ByteStream]) -> None:
-        """Answer the connections that *listener* accepts, until it is cancelled."""
-        await listener.serve(self._session)
+        """Answer the connections that *listener* accepts, until it is cancelled.
+
+        The limit of open files is treated as by ``serve()``.  If a connection cannot be accepted, for example because
+        no descriptor is free, the open ones continue, and it tries again.
+        """
+        self._max_connections = fit_connections(MAX_CONNECTIONS, descriptors=1, reserved=RESERVED)
+        async with anyio.create_task_group() as sessions:
+            while True:
+                try:
+                    await listener.serve(self._session, sessions)
+                except* (OSError, anyio.BrokenResourceError) as errors:  # on trio, anyio makes the latter of the former
+                    self._log_accept_error(errors)
+                await anyio.sleep(RETRY_DELAY)
+
+    def _log_accept_error(self, error: BaseException) -> None:
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + QUIET_SECONDS
+        while isinstance(error, BaseExceptionGroup):  # one group for each listener, and one for all
+            error = error.exceptions[0]
+        if isinstance(error.__cause__, OSError):
+            error = error.__cause__
+        LOGGER.warning(Event("connections not accepted", {"reason": describe_error(error)}))
 
     async def _session(self, stream: ByteStream) -> None:
         async with stream:
-            if self._connections >= MAX_CONNECTIONS:
+            if self._connections >= self._max_connections:
                 return
             self._connections += 1
             try:

@@ -1,0 +1,83 @@
+"""The number of connections for which the process has enough file descriptors.
+
+Without descriptors no file can be opened: a client that holds all of them would stop the mail of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+import attrs
+
+from ..limits import Limits
+from ..logs import Event
+from ._log import LOGGER
+from .config import PORTS, Config
+from .next_hop import NextHop
+
+RESERVED: Final = 320
+"""Descriptors that are not for connections: four for each of the 40 threads for files, one for each of the 40 for DNS,
+four for each of the 8 for grants, and some for the log, the event loop, and connections that are about to be refused.
+"""
+
+
+def fit_limits(config: Config, outbox: object) -> Limits:
+    """Return the limits of *config*, with fewer connections if the process has not enough descriptors for them.
+
+    A POP3 session has two: its connection, and the lock of its maildrop.  One address has at most half of the
+    connections that are left, as one network does.
+    """
+    limits = config.limits
+    listeners = len(config.hosts) * sum(getattr(config, name) is not None for name in PORTS)
+    relay_sessions = outbox.max_sessions if isinstance(outbox, NextHop) else 0
+    connections = fit_connections(
+        limits.connections,
+        descriptors=1 if (config.pop3, config.pop3s) == (None, None) else 2,
+        reserved=RESERVED + listeners + relay_sessions,
+        advice="or set a lower limit of connections ([limits] connections, Limits.connections)",
+    )
+    if connections == limits.connections:
+        return limits
+    per_address = min(limits.connections_per_address, max(connections // 2, 1))
+    return attrs.evolve(limits, connections=connections, connections_per_address=per_address)
+
+
+def fit_connections(wanted: int, *, descriptors: int, reserved: int, advice: str = "") -> int:
+    """Return *wanted*, or as many connections as the process can open, each with this number of *descriptors*.
+
+    First the soft limit is raised as far as needed and allowed.  If that is not enough, the log has a warning.  If the
+    limit is very low, a quarter of it is for connections.
+    """
+    needed = wanted * descriptors + reserved
+    limit = _raise_limit(needed)
+    if limit is None or limit >= needed:
+        return wanted
+    connections = max(max(limit - reserved, limit // 4) // descriptors, 1)
+    if connections >= wanted:
+        return wanted
+    text = (
+        f"at most {connections} connections instead of {wanted}, because this process may have only {limit} open "
+        f"files: allow {needed} (ulimit -n, LimitNOFILE of systemd) {advice}"
+    )
+    LOGGER.warning(Event("descriptors", {"warning": text.rstrip()}))
+    return connections
+
+
+def _raise_limit(needed: int) -> int | None:
+    """Raise the soft limit of open files to *needed*, if it is lower.  Return the limit; None if there is none.
+
+    It is not raised further: a program that uses ``select()`` fails with descriptors over 1,023.
+    """
+    try:
+        import resource
+    except ImportError:  # not available on every system
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft < allowed:
+        with contextlib.suppress(OSError, ValueError):  # macOS has another limit, of the whole system
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
