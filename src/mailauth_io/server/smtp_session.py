@@ -6,6 +6,7 @@ Permission is checked at RCPT only; MAIL never requires a login.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from typing import Any, ClassVar, Final, TypeVar, assert_never
 
@@ -27,6 +28,9 @@ from .next_hop import NextHop
 
 A = TypeVar("A")
 
+RECIPIENT: Final = 256
+"""Bytes charged for a recipient in addition to its address; with short addresses, one uses about 300 bytes in all."""
+
 NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 
 _ABOUT_MAIL: Final = smtp.Mail | smtp.Rcpt | smtp.Data | smtp.MessageComplete
@@ -46,6 +50,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         "_grant",
         "_hello",
         "_hop",
+        "_kept",
         "_lookup",
         "_mail",
         "_maildrops",
@@ -65,6 +70,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._messages = 0  # for which DATA was accepted, counted for the queue ids
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
+        self._kept = 0  # bytes that the recipients use
         outbox = server_state.stores.outbox
         assert outbox is not None  # serve() has checked it
         self._hop: RelayConnection | None = None
@@ -80,12 +86,18 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._begin(smtp.Mail(reverse_path=None))
 
     def _begin(self, mail: smtp.Mail) -> None:
-        """Start a mail transaction.  The dicts keep the recipients in order and without duplicates."""
+        """Start a mail transaction."""
         self._mail = mail
+        self._forget_recipients()
+        self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
+
+    def _forget_recipients(self) -> None:
+        """Release the memory of the recipients.  The dicts keep them in order and without duplicates."""
+        self._release(self._kept)
+        self._kept = 0
         self._maildrops: dict[str, None] = {}
         self._relayed: dict[smtp.Mailbox, None] = {}
         self._accepted: list[smtp.Rcpt] = []  # for interceptors
-        self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
 
     @property
     def _sender(self) -> str:
@@ -125,7 +137,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
                     connection.answer(question, await self._complete())
                 case smtp.MessageAborted(reason=reason):
                     self.log(logging.INFO, "message aborted", reason=reason.name)
-                    self.release_resources()
+                    self._drop_content()  # the core keeps the recipients until the end of the content
                 case (
                     sasl.CheckPassword()
                     | sasl.FetchSecret()
@@ -243,10 +255,18 @@ class SmtpSession(Session[smtp.ServerEvent]):
         verdict, reason = decision.verdict, decision.reason.name
         if decision.reason is Reason.NO_GRANT and self._relay_permitted:
             verdict, reason = ACCEPT, "INTERCEPTOR"
-        if decision.reason is Reason.LOCAL:
-            verdict = await self._local(question)
-        elif verdict is ACCEPT:
-            verdict = await self._remote(path)
+        if verdict is ACCEPT:
+            size = self._size_of(question)
+            try:
+                self._take_memory(size)
+            except BudgetExceeded:
+                verdict = delivery.NO_ROOM
+            else:
+                self._kept += size
+                verdict = await (self._local(question) if decision.reason is Reason.LOCAL else self._remote(path))
+                if verdict is not ACCEPT:
+                    self._kept -= size
+                    self._release(size)
         if verdict is not ACCEPT:
             self.log(
                 logging.INFO, "recipient refused",
@@ -256,6 +276,32 @@ class SmtpSession(Session[smtp.ServerEvent]):
         elif self._permission[0] is None or decision.reason is not Reason.LOCAL:
             self._permission = reason, decision.identity  # a reason that permits relaying replaces LOCAL
         return verdict
+
+    def _size_of(self, question: smtp.Rcpt) -> int:
+        """Return the bytes of memory that a recipient uses until the end of its transaction.
+
+        The size of a text is not its number of characters: with one emoji, each of them takes four bytes.
+        """
+        path = question.forward_path
+        size = RECIPIENT + sys.getsizeof(path.local_part) + sys.getsizeof(path.domain)
+        if self.server_state.interceptors:  # they see the whole command
+            size += RECIPIENT + sum(map(sys.getsizeof, question.source_route))
+        return size
+
+    def _take_memory(self, size: int) -> None:
+        """Charge *size* bytes to the address and to the budget.  Raises BudgetExceeded, and charges nothing."""
+        state = self.server_state
+        state.inbound_quota.take(self.connection.peer.address, size)
+        try:
+            state.stores.budget.take(size)
+        except BudgetExceeded:
+            state.inbound_quota.release(self.connection.peer.address, size)
+            raise
+
+    def _release(self, size: int) -> None:
+        if size:
+            self.server_state.inbound_quota.release(self.connection.peer.address, size)
+            self.server_state.stores.budget.release(size)
 
     async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
         """Return the verdict on a permitted remote recipient: that of the next hop if there is one."""
@@ -313,12 +359,13 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self._arrived += len(data)
             self._content.append(data)
         except BudgetExceeded:
-            self.release_resources()
+            self._drop_content()
 
     async def _complete(self) -> smtp.Verdict:
         content = self._content
         if content is None:
             reply = delivery.NO_ROOM
+            self._forget_recipients()
             self.log(logging.WARNING, "message refused", sender=shown(self._sender), reply=reply)
             return reply
         content.seal()
@@ -361,7 +408,12 @@ class SmtpSession(Session[smtp.ServerEvent]):
         )
 
     def release_resources(self) -> None:
-        """Release the memory of the current message, and the connection to the next hop for other sessions."""
+        """End the mail transaction: release its memory, and the connection to the next hop for other sessions."""
+        self._drop_content()
+        self._forget_recipients()
+
+    def _drop_content(self) -> None:
+        """Release the content of the current message, and the connection to the next hop."""
         if self._hop is not None:
             self._hop.end_transaction()
         content, self._content = self._content, None
