@@ -471,7 +471,7 @@ def lost_mail(settings: Settings) -> list[str]:
 def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) -> tuple[str, ...]:
     try:
         authenticator = server.Authenticator(accounts, decoy_key=key)
-    except Exception as error:
+    except Exception as error:  # a store of the user may raise anything
         if settings.accounts_store is None:
             raise
         reason = f"{settings.accounts_store} failed in credentials(): {describe_error(error)}"
@@ -524,7 +524,8 @@ def _warnings(settings: Settings, accounts: stores.Accounts, key: bytes | None) 
     warnings += _exposed(settings)
     if isinstance(accounts, stores.MemoryAccounts) and not accounts.names:
         users = settings.names("users", "accounts").replace(" and ", " or ")
-        warnings.append(f"No accounts, so no login is possible and no mail is accepted: set {users}.")
+        unless = " unless an interceptor accepts it" if settings.interceptors else ""
+        warnings.append(f"No accounts, so there are no mailboxes, and no login is possible{unless}: set {users}.")
     return tuple(warnings)
 
 

@@ -105,7 +105,7 @@ def _run(settings: Settings, action: Action) -> None:
         output = anyio.run(main)
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # a store of the user, SQLite and Redis have exceptions of their own
         reason, place = grants_option.describe_error(error), settings.grants_store or settings.grants
         raise ConfigError(f"cannot access the grants in {place}: {reason}") from error
     finally:

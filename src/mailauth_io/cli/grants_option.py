@@ -37,7 +37,7 @@ async def problem(grants: stores.Grants) -> str | None:
     """Return why *grants* cannot be read; None if they can."""
     try:
         await grants.find("0.0.0.0")
-    except Exception as error:
+    except Exception as error:  # a store of the user, SQLite and Redis have exceptions of their own
         return describe_error(error)
     return None
 

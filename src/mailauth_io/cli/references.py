@@ -67,7 +67,7 @@ async def enter(settings: Settings, stack: AsyncExitStack, built: Mapping[str, o
             entered.append(manager)
             try:
                 await stack.enter_async_context(manager)
-            except Exception as error:
+            except Exception as error:  # the code of the user may raise anything
                 reason = f"{getattr(settings, name)} failed in __aenter__(): {describe_error(error)}"
                 raise settings.config_error(name, reason) from error
 
@@ -136,7 +136,7 @@ def _import(settings: Settings, name: str, reference: Reference) -> Any:
         sys.path.append(directory)  # last, so that a file there replaces no installed module
     try:
         found: Any = importlib.import_module(reference.module)
-    except Exception as error:
+    except Exception as error:  # a module may raise anything when it is imported
         raise settings.config_error(name, f"cannot import {reference.module}: {describe_error(error)}") from error
     for part in reference.attribute.split("."):
         try:
@@ -181,7 +181,7 @@ def _built(settings: Settings, name: str, reference: Reference, found: Any) -> A
         return found
     try:
         return found()
-    except Exception as error:
+    except Exception as error:  # the code of the user may raise anything
         raise settings.config_error(name, f"{reference}() failed: {describe_error(error)}") from error
 
 

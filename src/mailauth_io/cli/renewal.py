@@ -1,25 +1,29 @@
 """A server's TLS context that reloads its certificate while the server runs.
 
-Each handshake uses the newest valid certificate.
+A thread reads the files, since a disk may not respond.  Each handshake uses the certificate that was loaded last.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Never, Self
 
+import anyio
+
+from .._workers import FILES
 from ..adapters.tls.certificate_validity import day, validity
 from ..adapters.tls.channel_binding import BindingContext
-from ..logs import Event
+from ..logs import Event, describe_error
 from ..server import LOGGER
 from .errors import ConfigError
 
 INTERVAL: Final = 5.0
-"""Seconds between two checks of the files.  A handshake makes the check when it is due."""
+"""Seconds between two checks of the files."""
 
 MIN_FILE_AGE: Final = 1.0
 """Seconds since the last change of a file before it is loaded: a program may still be writing it."""
@@ -46,7 +50,7 @@ class RenewingContext(ssl.SSLContext):
     _current: BindingContext
     _seen: tuple[object, ...]
     _reported: tuple[object, ...] | None
-    _checked_at: float
+    _lock: threading.Lock
     _warned: float
 
     @classmethod
@@ -64,7 +68,7 @@ class RenewingContext(ssl.SSLContext):
         context._seen, context._reported = context._signature(), None
         context._current = make()
         context.minimum_version = context._current.minimum_version  # the default is lower on some systems
-        context._checked_at = clock()
+        context._lock = threading.Lock()
         context._warned = -_DAY
         return context
 
@@ -76,15 +80,27 @@ class RenewingContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """As ``ssl.SSLContext.wrap_bio``, with the newest context.  Checks the files first if a check is due."""
-        if abs(self._clock() - self._checked_at) >= INTERVAL:
-            self.check_files()
+        """As ``ssl.SSLContext.wrap_bio``, with the newest context."""
         return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
     @property
     def certificate(self) -> bytes | None:
         """The certificate that the next handshake presents, in DER."""
         return self._current.certificate
+
+    async def keep_current(self) -> Never:
+        """Check the files in a thread every ``INTERVAL`` seconds, until it is cancelled."""
+        while True:
+            await anyio.sleep(INTERVAL)
+            await self.check_in_thread()
+
+    async def check_in_thread(self, *, at_once: bool = False) -> None:
+        """Call ``check_files()`` in a thread.  A failure is logged, not raised."""
+        try:
+            await FILES.run(self._check, at_once, key=self._files)
+        except Exception as error:  # whatever it is, the server goes on with the previous certificate
+            reason = f"{self._files[0]} cannot be checked: {describe_error(error)}"
+            LOGGER.error(Event("certificate", {"warning": reason}))
 
     def check_files(self, *, at_once: bool = False) -> None:
         """Reload the files if they have changed.  With *at_once*, do not wait until they are ``MIN_FILE_AGE`` seconds
@@ -94,7 +110,15 @@ class RenewingContext(ssl.SSLContext):
         reason.  Each later check tries again, since the reason may not be in the files: the certificate is not valid
         yet, or no descriptor is free.  If the certificate expires soon, the log has a warning, once a day.
         """
-        now = self._checked_at = self._clock()
+        self._check(at_once)
+
+    def _check(self, at_once: bool) -> None:
+        with self._lock:
+            self._reload(at_once)
+            self._warn()
+
+    def _reload(self, at_once: bool) -> None:
+        now = self._clock()
         seen = self._signature()
         if seen != self._seen and (at_once or not self._fresh(now)):
             try:
@@ -108,7 +132,6 @@ class RenewingContext(ssl.SSLContext):
                 self._seen, self._reported = seen, None
                 self._warned = now - _DAY
                 LOGGER.info(Event("certificate", {"warning": f"reloaded {self._files[0]}"}))
-        self._warn()
 
     def _warn(self) -> None:
         now = self._clock()

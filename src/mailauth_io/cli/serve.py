@@ -99,11 +99,15 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
             )
             listening = True
             _announce(settings, serving, running, await _warn_before_start(serving))
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    _exit_after(serving.config.grace + EXIT_MARGIN)
-                    break
-                await _reload(serving, running)
+            async with anyio.create_task_group() as tasks:
+                if serving.certificate is not None:
+                    tasks.start_soon(serving.certificate.keep_current)
+                async for number in signals:
+                    if number != signal.SIGHUP:
+                        _exit_after(serving.config.grace + EXIT_MARGIN)
+                        break
+                    await _reload(serving, running)
+                tasks.cancel_scope.cancel()
     except OSError as error:
         if listening:
             raise
@@ -136,7 +140,7 @@ async def _check_postmaster(settings: Settings, serving: config.ServerSetup) -> 
         return
     try:
         found = await serving.stores.accounts.find(serving.config.postmaster)
-    except Exception as error:
+    except Exception as error:  # a store of the user may raise anything
         reason = f"{settings.accounts_store} failed in find(): {logs.describe_error(error)}"
         raise settings.config_error("accounts_store", reason) from error
     if found is None:
@@ -168,7 +172,7 @@ async def _reload(serving: config.ServerSetup, running: server.RunningServer) ->
     """Reload accounts and certificate at once, without waiting for the periodic check.  Settings are not reloaded."""
     server.LOGGER.info(Event("reload", {}))
     if serving.certificate is not None:
-        serving.certificate.check_files(at_once=True)
+        await serving.certificate.check_in_thread(at_once=True)
     await running.reload()
 
 

@@ -522,7 +522,12 @@ def test_warnings_report_data_in_memory_and_weak_logins(tmp_path: Path) -> None:
     off = " ".join(read(*USER, "--grant-lifetime", "0").warnings)
     assert "Grants are disabled" in off
     assert "maildrops, outbox." in off
-    assert "No accounts" in " ".join(read().warnings)
+    no_accounts = "No accounts, so there are no mailboxes, and no login is possible"
+    assert f"{no_accounts}: set --user or --accounts." in read().warnings
+    (tmp_path / "permitting.py").write_text("def permit(view, question): ...\n")
+    (tmp_path / "mailauth.toml").write_text('[server]\ninterceptors = ["permitting:permit"]\n')
+    intercepted = read("--config", str(tmp_path / "mailauth.toml"))
+    assert f"{no_accounts} unless an interceptor accepts it: set " in " ".join(intercepted.warnings)
 
 
 def test_mechanisms_limit_the_offer_and_the_warnings() -> None:

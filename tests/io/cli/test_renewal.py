@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 import pytest
 import trustme
 
@@ -20,6 +22,8 @@ from mailauth_io.cli import config, main as cli, renewal
 from mailauth_io.cli.errors import ConfigError
 from mailauth_io.cli.renewal import RenewingContext
 from tests.certificate_files import DAY, write
+from tests.io import loops
+from tests.io.grant_stores import on_both_loops
 from tests.io.server_support import Clock
 
 NOW = time.time()
@@ -138,18 +142,48 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
 
 
-def test_handshake_after_check_interval_uses_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_handshake_after_a_check_uses_new_certificate(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     before = files.written
     assert step_handshake(files.context)[0] == before
     files.write(days=90)
-    assert step_handshake(files.context)[0] == before  # the next check is not due yet
-    files.clock.now += renewal.INTERVAL
+    assert step_handshake(files.context)[0] == before  # there was no check
+    files.context.check_files()
     shown, server = step_handshake(files.context)
     assert shown == files.written != before
     assert isinstance(server.context, type(files.context._current))
     assert server.context.channel_bindings == channel_bindings(files.written) != {}
     assert warnings(caplog) == [f'INFO certificate warning="reloaded {files.cert}"']
+
+
+@on_both_loops
+async def test_files_are_checked_in_a_thread(
+    loop: loops.Loop, files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Handshakes and the event loop do not wait for a disk.  Any failure is logged, and the next check tries again."""
+    monkeypatch.setattr(renewal, "INTERVAL", 0.001)
+    make, before, reading, go_on, failures = files.context._make, files.written, anyio.Event(), threading.Event(), [1]
+
+    def slow() -> BindingContext:
+        anyio.from_thread.run_sync(reading.set)
+        go_on.wait()
+        if failures:
+            failures.pop()
+            raise RuntimeError("broken")
+        return make()
+
+    files.context._make = slow
+    files.write(days=90)
+    async with anyio.create_task_group() as group:
+        group.start_soon(files.context.keep_current)
+        await reading.wait()
+        assert step_handshake(files.context)[0] == before
+        go_on.set()
+        while step_handshake(files.context)[0] != files.written:
+            await anyio.sleep(0)
+        group.cancel_scope.cancel()
+    told = f'ERROR certificate warning="{files.cert} cannot be checked: RuntimeError: broken"'
+    assert [line for line in warnings(caplog) if line.startswith("ERROR")] == [told]
 
 
 def test_handshake_in_progress_continues_with_previous_certificate(files: Files) -> None:
@@ -271,6 +305,7 @@ def test_a_certificate_that_is_not_valid_yet_is_used_when_it_is(
         files.context.check_files()
     assert step_handshake(files.context)[0] == before
     files.clock.now += 2 * DAY
+    files.context.check_files()
     assert step_handshake(files.context)[0] == files.written != before
     (told,) = warnings(caplog)
     assert "is not valid before " in told
