@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, TypeAlias
 
-from mailauth.addresses import limit_key
+from mailauth.addresses import limit_key, limit_network
 
 from .._checks import check_function, check_integer, check_number
 
@@ -21,10 +22,16 @@ MEMORY: Final = 900.0
 """Seconds without a failed login after which the entry of an address is removed."""
 
 MAX_ADDRESSES: Final = 16_384
-"""Maximum number of addresses, about 4 MB.  When the table is full, the address that failed longest ago is removed."""
+"""Maximum number of addresses, about 12 MB at most.  In a full table, the one that failed longest ago is removed."""
+
+SHARE: Final = 64
+"""The divisor of the table: one network (IPv4: /24, IPv6: /48) has at most 256 addresses in it, as many as a /24 has.
+So the owner of a /48 removes none but its own."""
 
 RECENT: Final = 600.0
 """Seconds after a failed login during which logins from its address have lower priority (``stores.Hashing``)."""
+
+_Key: TypeAlias = IPv4Address | IPv6Address | str
 
 _SHARES: Final = (0.0, 0.125, 0.25, 0.5, 1.0)
 """Fractions of the maximum delay for the first, second, ... failure.  A single typing mistake causes no delay."""
@@ -46,9 +53,11 @@ class FailedLogins:
         *,
         longest: float = MAX_DELAY,
         max_addresses: int = MAX_ADDRESSES,
-        key: Callable[[str], object] = limit_key,
+        key: Callable[[str], IPv4Address | IPv6Address | str] = limit_key,
     ) -> None:
         """*longest* is the maximum delay in seconds; 0 disables delays.  *max_addresses* is the size of the table.
+
+        One network (IPv4: /24, IPv6: /48) has at most a 64th of it.
 
         *key* decides what one address is.  Raises TypeError or ValueError for an invalid argument.
         """
@@ -57,8 +66,10 @@ class FailedLogins:
         check_function("key", key)
         self._longest = longest
         self._maximum = max_addresses
+        self._share = max(max_addresses // SHARE, 1)
         self._key = key
-        self._failed: OrderedDict[object, tuple[int, float]] = OrderedDict()  # count, last time; oldest first
+        self._failed: OrderedDict[_Key, tuple[int, float]] = OrderedDict()  # count, last time; oldest first
+        self._networks: dict[object, dict[_Key, None]] = {}  # their addresses, oldest first
 
     def __len__(self) -> int:
         """Return the number of addresses in the table."""
@@ -90,10 +101,23 @@ class FailedLogins:
         address_key = self._key(address)
         failures = self._failed.pop(address_key, (0, now))[0] + more
         self._failed[address_key] = failures, now
-        if len(self._failed) > self._maximum:
-            self._failed.popitem(last=False)
+        of_network = self._networks.setdefault(limit_network(address_key), {})
+        of_network.pop(address_key, None)
+        of_network[address_key] = None
+        if len(of_network) > self._share:
+            self._remove(next(iter(of_network)))
+        elif len(self._failed) > self._maximum:
+            self._remove(next(iter(self._failed)))
         return failures
 
     def _forget(self, now: float) -> None:
         while self._failed and next(iter(self._failed.values()))[1] + MEMORY <= now:
-            self._failed.popitem(last=False)
+            self._remove(next(iter(self._failed)))
+
+    def _remove(self, key: _Key) -> None:
+        del self._failed[key]
+        network = limit_network(key)
+        of_network = self._networks[network]
+        del of_network[key]
+        if not of_network:
+            del self._networks[network]

@@ -23,6 +23,7 @@ from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
 from ..stores import ClientDisconnected, Grants, LoginSource, MemoryGrants, Proof, mailbox_name
+from ._account_changes import AccountChanges
 from ._failed_logins import FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
@@ -67,8 +68,8 @@ class ServerState:
     _pop3_settings: dict[frozenset[Proof], pop3.ServerSettings] = attrs.field(factory=dict[Any, Any], init=False)
     _to_revoke: dict[str, float] = attrs.field(factory=dict[str, float], init=False)
     """Accounts whose grants must still be revoked, with the time before which those grants were made."""
-    _changed: dict[str, int] = attrs.field(factory=dict[str, int], init=False)
-    """Accounts that were removed or got a new password, with the sequence number of the change."""
+    _changes: AccountChanges = attrs.field(factory=AccountChanges, init=False)
+    """Accounts that were removed or got a new password."""
     _logged_in: dict[str, set[AsyncServerConnection[Any]]] = attrs.field(factory=dict[Any, Any], init=False)
     """Connections by the canonical name of their identity."""
     _sequence: Iterator[int] = attrs.field(factory=lambda: itertools.count(1), init=False)
@@ -180,7 +181,8 @@ class ServerState:
             for warning in changes.warnings:
                 LOGGER.warning(Event("accounts", {"warning": warning}))
             self._to_revoke.update(dict.fromkeys(changes.revoked, self.clock() - changes.in_force))
-            self._changed.update((name, self.next_sequence()) for name in changes.revoked)
+            for name in changes.revoked:
+                self._changes.add(name, self.next_sequence())
             for name in changes.revoked:
                 for connection in tuple(self._logged_in.get(name, ())):
                     connection.shut_down()
@@ -204,7 +206,7 @@ class ServerState:
         """
         name = self.name(identity)
         self._logged_in.setdefault(name, set()).add(connection)
-        if self._changed.get(name, 0) >= login_sequence:
+        if self._changes.is_outdated(name, login_sequence):
             connection.shut_down()
 
     def remove_session(self, connection: AsyncServerConnection[Any], identity: str) -> None:
@@ -371,7 +373,7 @@ class ServerState:
             self.grant_service.note_not_stored(address, name)
             return
         try:
-            if self._changed.get(name, 0) < login_sequence:
+            if not self._changes.is_outdated(name, login_sequence):
                 await self.grant_service.grant(session, address, name)
         except Exception as error:
             self.log_failure(session, "grants", error)

@@ -85,6 +85,22 @@ def test_table_is_bounded_and_evicts_address_with_the_oldest_failure() -> None:
     assert table.delay("198.51.100.1", 0.0) == 0.0
 
 
+def test_one_network_removes_only_its_own_addresses() -> None:
+    """The owner of an IPv6 /48 has 65,536 networks of 64 bits.  Its own oldest is removed."""
+    table = FailedLogins()
+    for address in ("192.0.2.1", "2001:db8:2::1"):
+        for _ in range(5):
+            table.delay(address, 0.0)
+    for number in range(20_000):
+        table.note(f"2001:db8:1:{number:x}::1", 1.0)
+        assert len(table) <= 2 + 256
+    assert table.failed_recently("2001:db8:1:4e1f::1", 1.0)
+    assert not table.failed_recently("2001:db8:1::1", 1.0)
+    assert table.delay("192.0.2.1", 1.0) == table.delay("2001:db8:2::1", 1.0) == 2.0
+    table.note("198.51.100.1", MEMORY + 2.0)
+    assert len(table) == len(table._networks) == 1
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
