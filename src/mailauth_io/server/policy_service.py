@@ -7,10 +7,9 @@ the answer is an action of access(5).  Postfix keeps a connection for many reque
 from __future__ import annotations
 
 import contextlib
-import math
-import time
+import logging
 from collections.abc import Collection
-from typing import Final
+from typing import Final, cast
 
 import anyio
 from anyio.abc import ByteStream, Listener
@@ -22,12 +21,12 @@ from mailauth.grants import Grant
 from mailauth.policy import LOOKUP_FAILED
 
 from .._checks import check_interface, check_networks
-from ..limits import QUIET_SECONDS
-from ..logs import Event, describe_error
+from ..limits import LogLimit
+from ..logs import describe_error
 from ..stores import Grants
 from ._descriptors import fit_connections
 from ._grant_service import GrantService
-from ._log import LOGGER, log_failure
+from ._log import log_failure
 
 RESERVED: Final = 64
 """Descriptors that are not for connections: four for each thread of a grant store, the log, and the event loop."""
@@ -75,7 +74,7 @@ class PolicyService:
         self._grants = GrantService(grants, never)
         self._connections = 0
         self._max_connections = MAX_CONNECTIONS
-        self._quiet_until = -math.inf
+        self._accept_errors = LogLimit(1, 1)
 
     async def serve(self, listener: Listener[ByteStream]) -> None:
         """Answer the connections that *listener* accepts, until it is cancelled.
@@ -93,15 +92,11 @@ class PolicyService:
                 await anyio.sleep(RETRY_DELAY)
 
     def _log_accept_error(self, error: BaseException) -> None:
-        now = time.monotonic()
-        if now < self._quiet_until:
-            return
-        self._quiet_until = now + QUIET_SECONDS
         while isinstance(error, BaseExceptionGroup):  # one group for each listener, and one for all
-            error = error.exceptions[0]
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
         if isinstance(error.__cause__, OSError):
             error = error.__cause__
-        LOGGER.warning(Event("connections not accepted", {"reason": describe_error(error)}))
+        self._accept_errors.log(logging.WARNING, "connections not accepted", {"reason": describe_error(error)})
 
     async def _session(self, stream: ByteStream) -> None:
         async with stream:
