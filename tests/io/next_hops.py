@@ -37,6 +37,8 @@ class Fault(enum.Enum):
     """Drop the connection without a reply."""
     FALL_SILENT = enum.auto()
     """Keep the connection open, but stop reading and writing."""
+    WAIT = enum.auto()
+    """Accept only after the test has set ``Double.released``."""
     TAKE_AND_DIE = enum.auto()
     """Accept the message, and drop the connection before the reply."""
 
@@ -62,6 +64,7 @@ class Double:
     at_the_end: Callable[[], object] = lambda: None
     """Called when a message is complete, before the reply."""
 
+    released: bool = False
     heard: list[str] = attrs.field(factory=list)
     """The names of the events received, in order, without content."""
     mails: list[smtp.Mail] = attrs.field(factory=list)
@@ -87,6 +90,10 @@ class Double:
                 self.taken.append(Taken(self.mails[-1], recipients, bytes(content)))
             if deed is Fault.FALL_SILENT:
                 await loops.current().sleep_forever()
+            if deed is Fault.WAIT:
+                while not self.released:
+                    await loops.current().sleep(0.001)
+                deed = ACCEPT
             if isinstance(deed, Fault):
                 return connection.abort()
             match event:

@@ -135,7 +135,9 @@ class Settings:
     )  # fmt: skip
     relay_sessions: int = options.value(
         "relay", "sessions", "--relay-sessions", parsers.number(1, 10**6, "number of sessions"), default=20, kind=int,
-        metavar="N", help="maximum number of simultaneous sessions with the relay, shared fairly between addresses",
+        metavar="N",
+        help="maximum number of simultaneous sessions with the relay, shared fairly between networks, addresses and "
+        "accounts",
     )  # fmt: skip
 
     accounts: Path | None = options.path(

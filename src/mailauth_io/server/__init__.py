@@ -9,7 +9,7 @@ from ._log import LOGGER
 from ._offer import MECHANISMS, login_problem, without_tls
 from ._relay import check_next_hop
 from ._serve import serve
-from ._session_limiter import SessionLimiter
+from ._session_limiter import Place, RelayClient, SessionLimiter
 from .authenticator import Authenticator
 from .config import PORTS, Config, RunningServer, Stores
 from .interceptors import (
@@ -47,8 +47,10 @@ __all__ = [
     "LoginHistory",
     "NextHop",
     "Pass",
+    "Place",
     "PolicyService",
     "ReceivedMessage",
+    "RelayClient",
     "RunningServer",
     "SessionLimiter",
     "SessionView",

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import attrs
-from anyio import fail_after
+from anyio import current_time, fail_after
 
 from mailauth import (
     ACCEPT,
@@ -40,10 +40,12 @@ from ..limits import Limits
 from ..logs import Event
 from ..stores import DeliveryRejected, Envelope, MessageContent
 from ._log import log
+from ._session_limiter import Place, RelayClient
 from .next_hop import Login, NextHop
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
 BUSY: Final = smtp.Reply(451, "4.3.2", "too many sessions with the next hop, try again later")
+TAKEN_BACK: Final = smtp.Reply(451, "4.3.2", "client too slow while others wait for the next hop, try again later")
 LOOP: Final = smtp.Reply(451, "4.4.6", "mail loop: the next hop is this server")
 NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
 TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the next hop")
@@ -98,7 +100,7 @@ class RelayConnection:
 
     __slots__ = (
         "_client",
-        "_client_key",
+        "_client_seconds",
         "_clock",
         "_connection",
         "_has_recipient",
@@ -113,16 +115,11 @@ class RelayConnection:
         "refusal",
     )
 
-    def __init__(
-        self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float], client: object = ""
-    ) -> None:
-        """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds.
-
-        *client* is the ``mailauth.addresses.limit_key`` of the client's address, empty for the server itself.
-        """
+    def __init__(self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
+        """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds."""
         self._hop = hop
-        self._client_key = client
-        self._place = False  # the connection counts for hop.sessions
+        self._place: Place | None = None  # that of the connection in hop.sessions
+        self._client_seconds = 0.0  # how long the server still waits for the client if others want the place
         self._host_name = host_name
         self._session = session
         self._clock = clock
@@ -147,21 +144,23 @@ class RelayConnection:
         else:
             self._abort()
 
-    async def recipient(self, mail: smtp.Mail, path: smtp.Mailbox) -> smtp.Verdict:
+    async def recipient(self, mail: smtp.Mail, path: smtp.Mailbox, client: RelayClient) -> smtp.Verdict:
         """Ask the next hop to accept *path*, a recipient of *mail*; return its verdict, or 451 if it gives none.
 
         The first recipient starts the transaction at the next hop.  A transaction is identified by the *mail* object.
+        The session with the next hop is counted for *client*.
         """
         if mail is not self._mail:
             self._mail = mail
             self.refusal = None
         if self.refusal is not None:
             return self.refusal
-        self._hop.sessions.mark_busy(self.close)
+        if self._place is not None:
+            self._hop.sessions.mark_busy(self._place)
         try:
             with fail_after(self._hop.timeouts.recipient):
                 if self._open is not mail:
-                    self.refusal = await self._open_transaction(mail)
+                    self.refusal = await self._open_transaction(mail, client)
                     if self.refusal is not None:
                         self.end_transaction()
                         return self.refusal
@@ -180,8 +179,24 @@ class RelayConnection:
 
         If another session waits, it may close this connection now.
         """
-        if self._client is not None:
-            self._hop.sessions.mark_idle(self.close, self._client_key)
+        if self._place is not None:
+            self._hop.sessions.mark_idle(self._place)
+
+    def client_turn(self) -> None:
+        """Report that the server waits for the client now.
+
+        A client has half of ``Timeouts.session`` for a transaction.  When they are used up, another session that waits
+        may close this connection.
+        """
+        if self._place is not None and not self._place.idle:
+            self._hop.sessions.mark_waiting(self._place, current_time() + self._client_seconds)
+
+    def server_turn(self, progress: float) -> None:
+        """Report that the wait for the client has ended.  *progress* is added to the seconds that are left for it."""
+        if self._place is not None and not self._place.idle:
+            left = self._place.deadline - current_time() + progress
+            self._client_seconds = min(max(left, 0.0), self._hop.timeouts.session / 2)
+            self._hop.sessions.mark_busy(self._place)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Send the message to the next hop; return when it has replied 250.
@@ -217,9 +232,13 @@ class RelayConnection:
         self._log(logging.INFO, "message relayed", repeatable=False, queue_id=envelope.queue_id, reply=reply)
         return _RelayedMessage()
 
-    async def _open_transaction(self, mail: smtp.Mail) -> smtp.Reply | None:
+    async def _open_transaction(self, mail: smtp.Mail, client: RelayClient) -> smtp.Reply | None:
         """Send MAIL over the existing connection or a new one; return the reply that rejects it, or None."""
-        if self._client is not None and self._clock() - self._used > self._hop.timeouts.idle:
+        if self._place is not None and (
+            self._clock() - self._used > self._hop.timeouts.idle
+            or self._place.client != client
+            or self._hop.sessions.is_wanted(self._place)  # a client that pipelines is never seen idle
+        ):
             await self.close()
         if self._client is not None:
             try:
@@ -229,7 +248,7 @@ class RelayConnection:
             except _FAILURES:
                 pass  # lost while idle or at the first command: the transaction can start on a new connection
             self._abort()
-        await self.connect()
+        await self.connect(client)
         return await self._send_mail(mail)
 
     async def _send_mail(self, mail: smtp.Mail) -> smtp.Reply | None:
@@ -251,6 +270,7 @@ class RelayConnection:
             return _client_reply(reply)
         self._open = mail
         self._has_recipient = False
+        self._client_seconds = self._hop.timeouts.session / 2
         return None
 
     async def _reset(self) -> None:
@@ -263,8 +283,8 @@ class RelayConnection:
         except _FAILURES:
             self._abort()
 
-    async def connect(self) -> None:
-        """Wait for a place among the sessions with the next hop, connect, start TLS and log in.
+    async def connect(self, client: RelayClient) -> None:
+        """Wait for a place of *client* among the sessions with the next hop, connect, start TLS and log in.
 
         Raises an exception that ``reason()`` describes; the caller must then abort the connection.  If TLS is optional
         and STARTTLS fails, connect once more and stay in clear text (RFC 7435 section 3).  Neither mail nor a login
@@ -272,10 +292,9 @@ class RelayConnection:
         """
         hop = self._hop
         try:
-            await hop.sessions.acquire(self._client_key, hop.timeouts.session)
+            self._place = await hop.sessions.acquire(client, self._make_room, hop.timeouts.session)
         except TimeoutError:
             raise _ConnectionLost("too many sessions (max_sessions)", BUSY) from None
-        self._place = True
         in_clear = not hop.needs_tls and hop.tls_failure.is_recent(self._clock())
         try:
             await self._connect(in_clear=in_clear)
@@ -466,10 +485,9 @@ class RelayConnection:
     def _abort(self) -> None:
         """Close the connection at once, and release its place."""
         self._disconnect()
-        if self._place:
-            self._place = False
-            self._hop.sessions.mark_busy(self.close)
-            self._hop.sessions.release(self._client_key)
+        place, self._place = self._place, None
+        if place is not None:
+            self._hop.sessions.release(place)
 
     def _disconnect(self) -> None:
         """Close the connection at once, and keep its place for another connection."""
@@ -478,23 +496,31 @@ class RelayConnection:
             client.abort()
 
     async def close(self) -> None:
-        """Send QUIT and close the connection, within the timeout for it.
-
-        Another task may call it while the connection is idle: this object then has no connection any more.
-        """
-        if self._client is None:
+        """Send QUIT and close the connection, within the timeout for it."""
+        client, place = self._client, self._place
+        if client is None or place is None:
             self._abort()
             return
-        client, self._client, self._connection, self._open = self._client, None, None, None
-        self._place = False
-        self._hop.sessions.mark_busy(self.close)
+        self._client = self._connection = self._open = self._place = None
+        self._hop.sessions.mark_busy(place)
         try:
             with contextlib.suppress(*_FAILURES):
                 with fail_after(self._hop.timeouts.quit):
                     await client.aclose()
         finally:
             client.abort()
-            self._hop.sessions.release(self._client_key)
+            self._hop.sessions.release(place)
+
+    async def _make_room(self) -> None:
+        """Close the connection.  Another task, which wants its place, calls it: this one waits for its client.
+
+        An open transaction fails, unless the next hop has accepted no recipient of it yet: then the next recipient
+        starts it again.
+        """
+        if self._place is not None and not self._place.idle and self._has_recipient:
+            self.refusal = TAKEN_BACK
+            self._log(logging.INFO, "session with next hop taken back")
+        await self.close()
 
 
 class _RelayedMessage:
@@ -517,7 +543,7 @@ async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
     try:
         with fail_after(hop.timeouts.check):
             async with RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying:
-                await relaying.connect()
+                await relaying.connect(RelayClient(""))
     except _FAILURES as error:
         return reason(error)
     return None

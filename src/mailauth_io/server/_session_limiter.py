@@ -1,4 +1,4 @@
-"""A limit on the concurrent sessions with the next hop, shared fairly between client addresses.
+"""A limit on the concurrent sessions with the next hop, shared fairly between networks, addresses and accounts.
 
 Each client session has its own session with the next hop, and only for its remote mail.  So a client that is slow, or
 hostile, could use all of them (architecture.md, invariant 4).
@@ -6,127 +6,226 @@ hostile, could use all of them (architecture.md, invariant 4).
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+import itertools
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Hashable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 import attrs
-from anyio import Event, fail_after
+from anyio import Event, current_time, fail_after, move_on_after
 
-from .._checks import check_integer
+from mailauth.addresses import limit_network
+
+from .._checks import check_integer, check_type, field
+
+_CHECK_SECONDS: Final = 1.0
+"""Seconds after which a waiting client looks again for a session that may be closed.  Deadlines change often, and a
+change wakes nobody."""
+
+
+@attrs.frozen
+class RelayClient:
+    """The client for whose mail a session with the next hop is opened.
+
+    For example:
+
+        >>> client = server.RelayClient(addresses.limit_key("192.0.2.1"), "alice")
+        >>> sorted(client.keys)
+        [('address', '192.0.2.1'), ('identity', 'alice'), ('network', '192.0.2.0/24')]
+    """
+
+    address: IPv4Address | IPv6Address | str
+    """The ``mailauth.addresses.limit_key`` of its address; empty for the server itself."""
+    identity: str | None = attrs.field(default=None, validator=field(check_type, str, optional=True))
+    """The account for which it acts; None if there is none."""
+    keys: frozenset[tuple[str, Hashable]] = attrs.field(init=False, repr=False, eq=False)
+    """What its sessions are counted by: its network (IPv4: /24, IPv6: /48), its address and its account."""
+
+    @keys.default
+    def _keys(self) -> frozenset[tuple[str, str]]:
+        found = {("network", str(limit_network(self.address))), ("address", str(self.address))}
+        if self.identity is not None:
+            found.add(("identity", self.identity))
+        return frozenset(found)
+
+
+@attrs.define(eq=False)
+class Place:
+    """One session with the next hop, as the SessionLimiter counts it.
+
+    For example:
+
+        place = await limiter.acquire(client, close, timeout=60.0)
+        limiter.mark_idle(place)
+    """
+
+    client: RelayClient
+    close: Callable[[], Awaitable[None]]
+    """Closes the session and calls ``release()``.  It raises nothing, and takes a limited time."""
+    idle: bool = False
+    """Whether the session has no transaction."""
+    deadline: float = math.inf
+    """The time of the event loop from which the session may be closed if another one waits."""
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    client: object
+    place: Place
     event: Event = attrs.field(factory=Event)
     """Set when *admitted* becomes True, and when a session has become idle that may be closed instead."""
     admitted: bool = False
 
 
 class SessionLimiter:
-    """Counts the sessions with a next hop.  A client is the ``mailauth.addresses.limit_key`` of its address.
+    """Counts the sessions with a next hop.
 
-    A client may have as many sessions as it leaves free: half of them if it is alone, and less if others have
-    some.  A session that is idle, between two transactions, is closed if another one waits for its place.
+    A client may have another session while the sessions of its network, those of its address and those of its account,
+    added up, are fewer than the free ones.  So a client that is alone may have a quarter of all sessions, and it always
+    leaves some to other accounts at its address, to other addresses in its network, and more to other networks.
+
+    If another session waits, a session is closed that is idle, or whose client has been waited for too long.
 
     For example:
 
         limiter = server.SessionLimiter(20)
-        await limiter.acquire("192.0.2.1", timeout=30.0)
+        place = await limiter.acquire(server.RelayClient(addresses.limit_key("192.0.2.1")), close, timeout=60.0)
+        limiter.release(place)
     """
 
     def __init__(self, max_sessions: int) -> None:
         """Raises TypeError or ValueError for an invalid *max_sessions*."""
         check_integer("max_sessions", max_sessions, 1)
         self._most = max_sessions
-        self._held: Counter[object] = Counter()  # sessions by client, without zeros
-        self._idle: dict[
-            Callable[[], Awaitable[None]], object
-        ] = {}  # what closes a session, and its client; oldest first
-        self._waiters: dict[object, deque[_Waiter]] = {}  # by client, without empty ones
+        self._places: dict[Place, None] = {}
+        self._held: Counter[Hashable] = Counter()  # sessions by key, without zeros
+        self._waiters: dict[_Waiter, None] = {}  # the first one first
+        self._waiting: Counter[Hashable] = Counter()  # waiters by key, without zeros
+        self._turns: dict[Hashable, int] = {}  # for these keys: the number of the last turn, or of the arrival
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
         """Return the number of sessions."""
-        return self._held.total()
+        return len(self._places)
 
-    async def acquire(self, client: object, timeout: float) -> None:
+    async def acquire(self, client: RelayClient, close: Callable[[], Awaitable[None]], timeout: float) -> Place:
         """Wait until *client* may have another session, at most *timeout* seconds.  Raises TimeoutError.
 
-        When it returns, the session counts, and the caller must call ``release()`` when it has ended.
+        When it returns, the session counts, and the caller must call ``release()`` when it has ended.  *close* is
+        ``Place.close``.
         """
-        waiter = _Waiter(client)
-        self._waiters.setdefault(client, deque()).append(waiter)
+        waiter = _Waiter(Place(client, close))
+        self._add(waiter)
         try:
-            self._admit()
+            if self._may_have_another(client):  # the others may not: nothing has changed for them
+                self._admit(waiter)
             with fail_after(timeout):
                 while not waiter.admitted:
-                    close = self._take_idle(client)
-                    if close is not None:
-                        await close()
-                    else:
+                    now = current_time()
+                    place = self._take(client, now)
+                    if place is not None:
+                        await place.close()
+                        continue
+                    deadlines = (place.deadline for place in self._places if place.deadline > now)
+                    with move_on_after(min(_CHECK_SECONDS, min(deadlines, default=math.inf) - now)):
                         await waiter.event.wait()
-                        waiter.event = Event()
+                    waiter.event = Event()
         except BaseException:
             if waiter.admitted:
-                self.release(client)
+                self.release(waiter.place)
             else:
-                waiters = self._waiters[client]
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[client]
+                self._remove(waiter)
             raise
+        return waiter.place
 
-    def release(self, client: object) -> None:
-        """Stop counting a session of *client*."""
-        self._held[client] -= 1
-        if not self._held[client]:
-            del self._held[client]
-        self._admit()
+    def release(self, place: Place) -> None:
+        """Stop counting the session *place*, and admit the waiters that may have its place, in turns."""
+        del self._places[place]
+        self._held -= Counter(place.client.keys)
+        while allowed := [waiter for waiter in self._waiters if self._may_have_another(waiter.place.client)]:
+            self._admit(min(allowed, key=self._rank))
+        self._wake()
 
-    def mark_idle(self, close: Callable[[], Awaitable[None]], client: object) -> None:
-        """Allow that a session of *client* is closed if another one waits.
+    def mark_busy(self, place: Place) -> None:
+        """Forbid that the session is closed for another one: the server or the next hop works on its transaction."""
+        place.idle = False
+        place.deadline = math.inf
 
-        *close* closes it and calls ``release()``.  It raises nothing, and takes a limited time.
+    def mark_waiting(self, place: Place, deadline: float) -> None:
+        """Allow that the session is closed for another one from *deadline* on, a time of the event loop.
+
+        It has a transaction, and the server waits for its client.
         """
-        self._idle[close] = client
-        self._admit()
+        place.deadline = deadline
 
-    def mark_busy(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Undo ``mark_idle``."""
-        self._idle.pop(close, None)
+    def mark_idle(self, place: Place) -> None:
+        """Allow that the session is closed for another one: it has no transaction."""
+        place.idle = True
+        place.deadline = current_time()
+        self._wake()
 
-    @property
-    def _free(self) -> int:
-        return self._most - len(self)
+    def is_wanted(self, place: Place) -> bool:
+        """Return whether another client waits that may have the place of this session."""
+        return any(self._may_have_another(waiter.place.client, (place,)) for waiter in self._waiters)
 
-    def _admit(self) -> None:
-        """Admit the waiters that may have a session, in turns if several clients have some.
+    def _may_have_another(self, client: RelayClient, closed: Collection[Place] = ()) -> bool:
+        """Return whether *client* may have another session when those in *closed* are closed."""
+        free = self._most - len(self._places) + len(closed)
+        held = sum(self._held[key] for key in client.keys) - sum(_shared(client, place) for place in closed)
+        return held < free
 
-        Then wake the first one that may close an idle session instead.
+    def _add(self, waiter: _Waiter) -> None:
+        self._waiters[waiter] = None
+        self._waiting.update(waiter.place.client.keys)
+        number = next(self._numbers)
+        for key in waiter.place.client.keys:
+            self._turns.setdefault(key, number)
+
+    def _remove(self, waiter: _Waiter) -> None:
+        del self._waiters[waiter]
+        for key in waiter.place.client.keys:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key], self._turns[key]
+
+    def _admit(self, waiter: _Waiter) -> None:
+        place = waiter.place
+        number = next(self._numbers)
+        for key in place.client.keys:
+            self._turns[key] = number
+        self._remove(waiter)
+        self._places[place] = None
+        self._held.update(place.client.keys)
+        waiter.admitted = True
+        waiter.event.set()
+
+    def _rank(self, waiter: _Waiter) -> list[int]:
+        """Return a key by which the waiter is first whose network, address and account had their turns longest ago."""
+        return sorted((self._turns[key] for key in waiter.place.client.keys), reverse=True)
+
+    def _wake(self) -> None:
+        """Wake the first waiter that may close a session instead."""
+        now = current_time()
+        closed = [place for place in self._places if place.deadline <= now]
+        if closed:
+            for waiter in self._waiters:
+                if self._may_have_another(waiter.place.client, closed):
+                    waiter.event.set()
+                    return
+
+    def _take(self, client: RelayClient, now: float) -> Place | None:
+        """Return a session to close for *client*: an idle one, one of its own, and the one due for the longest time.
+
+        None if none may be closed, or if that would not help.
         """
-        while allowed := [client for client in self._waiters if self._held[client] < self._free]:
-            client = allowed[0]
-            waiters = self._waiters.pop(client)
-            waiter = waiters.popleft()
-            if waiters:
-                self._waiters[client] = waiters  # now the last
-            self._held[client] += 1
-            waiter.admitted = True
-            waiter.event.set()
-        for client, waiters in self._waiters.items():
-            if self._idle and self._is_enough(client):
-                waiters[0].event.set()
-                return
-
-    def _is_enough(self, client: object) -> bool:
-        """Return whether *client* could have another session if the idle sessions were closed."""
-        own = sum(other == client for other in self._idle.values())
-        return self._held[client] - own < self._free + len(self._idle)
-
-    def _take_idle(self, client: object) -> Callable[[], Awaitable[None]] | None:
-        """Remove and return what closes an idle session for *client*: one of its own, otherwise the oldest."""
-        if not self._idle or not self._is_enough(client):
+        closed = [place for place in self._places if place.deadline <= now]
+        if not closed or not self._may_have_another(client, closed):
             return None
-        close = next((close for close, other in self._idle.items() if other == client), next(iter(self._idle)))
-        del self._idle[close]
-        return close
+        place = min(closed, key=lambda place: (not place.idle, -_shared(client, place), place.deadline))
+        place.deadline = math.inf
+        return place
+
+
+def _shared(client: RelayClient, place: Place) -> int:
+    return len(client.keys & place.client.keys)

@@ -39,7 +39,9 @@ class Timeouts:
         4.5.3.2.3).
     session
         For the wait until another session with the next hop is possible (*max_sessions* of NextHop).  No RFC gives a
-        number.  It must be much less than *recipient*, because a mail loop through other servers ends with it.
+        number.  It must be much less than *recipient*, because a mail loop through other servers ends with it.  A
+        client that keeps the server waiting for half of this time during a transaction loses its session to one that
+        waits.
     connect
         For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next
         address is tried.  30 seconds is the default of Postfix (smtp_connect_timeout).
@@ -66,7 +68,7 @@ class Timeouts:
 
     recipient: float = attrs.field(default=270.0, validator=field(check_number))
 
-    session: float = attrs.field(default=30.0, validator=field(check_number))
+    session: float = attrs.field(default=60.0, validator=field(check_number))
 
     connect: float = attrs.field(default=30.0, validator=field(check_number))
 
@@ -252,8 +254,8 @@ class NextHop:
         docs/tolerance.md lists what is accepted otherwise.
     max_sessions
         The maximum number of concurrent sessions with the next hop.  20 is the default of Postfix
-        (default_destination_concurrency_limit).  An address may have as many as it leaves free, so at most half of
-        them.
+        (default_destination_concurrency_limit).  They are shared between networks, addresses and accounts: one
+        account at one address may have a quarter of them.
     timeouts
         The seconds to wait for the server.
 

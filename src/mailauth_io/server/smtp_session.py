@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, ClassVar, Final, TypeVar, assert_never
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Final, Self, TypeVar, assert_never
 
 import attrs
 
@@ -22,6 +23,7 @@ from ..stores import BudgetExceeded, MessageContent, Outbox
 from . import delivery, trace
 from ._relay import RelayConnection
 from ._session import Next, Session
+from ._session_limiter import RelayClient
 from ._state import ServerState
 from .interceptors import ReceivedMessage, SessionView
 from .next_hop import NextHop
@@ -38,6 +40,38 @@ _ABOUT_MAIL: Final = smtp.Mail | smtp.Rcpt | smtp.Data | smtp.MessageComplete
 
 _NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
 """A placeholder: the core accepts no MAIL before EHLO."""
+
+
+RECIPIENT_SECONDS: Final = 1.0
+"""Seconds that a RCPT adds to the time for which a client may keep a session with the next hop waiting.  A client with
+a slow connection may send many of them, one after the other."""
+
+
+@attrs.frozen(eq=False)
+class _TimedEvents:
+    """The events of *connection*.  The waits for them are reported to *hop*.
+
+    Content adds to the time that the client has left as it does in the core (``NeedData.min_rate``): the client of a
+    large message is not slow, and one that sends a byte now and then is.
+    """
+
+    connection: AsyncServerConnection[smtp.ServerEvent]
+    hop: RelayConnection
+    min_rate: float
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> smtp.ServerEvent:
+        self.hop.client_turn()
+        event = await anext(self.connection)
+        progress = 0.0
+        if isinstance(event, MessageChunk):
+            progress = len(event.data) / self.min_rate
+        elif isinstance(event, smtp.Rcpt):
+            progress = RECIPIENT_SECONDS
+        self.hop.server_turn(progress)
+        return event
 
 
 class SmtpSession(Session[smtp.ServerEvent]):
@@ -80,7 +114,6 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 host_name=server_state.config.domains[0],
                 session=self.id,
                 clock=server_state.clock,
-                client=server_state.limit_key(connection.peer.address),
             )
         self._outbox: Outbox = outbox
         self._begin(smtp.Mail(reverse_path=None))
@@ -117,7 +150,10 @@ class SmtpSession(Session[smtp.ServerEvent]):
         intercepted = bool(self.server_state.interceptors)
         if intercepted:
             answer = self._answer_intercepted
-        async for event in connection:
+        events: AsyncIterator[smtp.ServerEvent] = connection
+        if self._hop is not None:
+            events = _TimedEvents(connection, self._hop, self.server_state.config.limits.min_rate)
+        async for event in events:
             if intercepted and isinstance(event, Question):
                 following = await self.intercept(event)
                 if following is Next.DROPPED:
@@ -263,7 +299,9 @@ class SmtpSession(Session[smtp.ServerEvent]):
                 verdict = delivery.NO_ROOM
             else:
                 self._kept += size
-                verdict = await (self._local(question) if decision.reason is Reason.LOCAL else self._remote(path))
+                verdict = await (
+                    self._local(question) if decision.reason is Reason.LOCAL else self._remote(path, decision.identity)
+                )
                 if verdict is not ACCEPT:
                     self._kept -= size
                     self._release(size)
@@ -303,12 +341,18 @@ class SmtpSession(Session[smtp.ServerEvent]):
             self.server_state.inbound_quota.release(self.connection.peer.address, size)
             self.server_state.stores.budget.release(size)
 
-    async def _remote(self, path: smtp.Mailbox) -> smtp.Verdict:
-        """Return the verdict on a permitted remote recipient: that of the next hop if there is one."""
+    async def _remote(self, path: smtp.Mailbox, identity: str | None) -> smtp.Verdict:
+        """Return the verdict on a permitted remote recipient: that of the next hop if there is one.
+
+        *identity* is the account that is responsible for it.
+        """
         if path in self._relayed:
             return ACCEPT
         if self._hop is not None:
-            verdict = await self._hop.recipient(self._mail, path)
+            server_state = self.server_state
+            name = identity and (server_state.name(identity) or identity)
+            client = RelayClient(server_state.limit_key(self.connection.peer.address), name)
+            verdict = await self._hop.recipient(self._mail, path, client)
             if verdict is not ACCEPT:
                 return verdict
         self._relayed[path] = None
