@@ -309,10 +309,7 @@ class RelayConnection:
     async def _connect(self, *, in_clear: bool) -> None:
         hop = self._hop
         self._open = None
-        client, connection = await self._begin_session()
-        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
-            if await self._start_tls(client):
-                await client.hello(self._host_name)
+        client, connection = await self._connect_to_any(in_clear=in_clear)
         if client.tls is None and hop.needs_tls:
             raise _ConnectionLost("TLS is required and not available")
         if hop.login is not None:
@@ -365,29 +362,41 @@ class RelayConnection:
             text += f"; if the relay does not support channel binding ({bindings}), use {_UNBOUND_HINT}"
         return _ConnectionLost(text)
 
-    async def _begin_session(self) -> tuple[SmtpClient, AsyncClientConnection[smtp.ClientEvent]]:
-        """Connect, receive the greeting and send EHLO, at the first address of the next hop with which this succeeds.
+    async def _connect_to_any(self, *, in_clear: bool) -> tuple[SmtpClient, AsyncClientConnection[smtp.ClientEvent]]:
+        """Begin a session at the first address of the next hop with which this succeeds.
 
-        The addresses may belong to different servers, of which one is down for a while (RFC 5321 section 5.1).  If it
-        succeeds with none, raise the error of the last, or the first rejection if there is one: it says more.
+        The addresses may belong to different servers, of which one is down for a while (RFC 5321 section 5.1).  Each
+        but the last one has a limited time.  If it succeeds with none, raise the error that says most: that STARTTLS
+        has failed, else a rejection, else the last error.
         """
         hop = self._hop
-        failure: Exception | None = None
-        for address in await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient):
+        failure: Exception = OSError(f"no address found for {hop.host}")
+        addresses = await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient)
+        for number, address in enumerate(addresses, 1):
             try:
-                connection, machine = await self._open_connection(address)
-                self._connection = connection
-                self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
-                greeting = await client.start(client_name=self._host_name)
-            except (OSError, ClientError, RemoteProtocolError) as error:
+                with fail_after(None if number == len(addresses) else hop.timeouts.connect):
+                    return await self._begin_session(address, in_clear=in_clear)
+            except (OSError, ClientError, RemoteProtocolError, _StartTlsFailed) as error:
                 self._disconnect()
-                if not isinstance(failure, ServerRejected):
+                if _weight(error) >= _weight(failure):
                     failure = error
-            else:
-                if hop.token in greeting.text:
-                    raise _ConnectionLost("it is this server, so that mail would loop", LOOP)
-                return client, connection
-        raise failure or OSError(f"no address found for {hop.host}")
+        raise failure
+
+    async def _begin_session(
+        self, address: str, *, in_clear: bool
+    ) -> tuple[SmtpClient, AsyncClientConnection[smtp.ClientEvent]]:
+        """Connect to *address*, receive the greeting, send EHLO and, unless *in_clear*, start TLS if it is offered."""
+        hop = self._hop
+        connection, machine = await self._open_connection(address)
+        self._connection = connection
+        self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
+        greeting = await client.start(client_name=self._host_name)
+        if hop.token in greeting.text:
+            raise _ConnectionLost("it is this server, so that mail would loop", LOOP)
+        if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
+            if await self._start_tls(client):
+                await client.hello(self._host_name)
+        return client, connection
 
     async def _open_connection(
         self, address: str
@@ -567,6 +576,10 @@ def reason(error: Exception) -> str:
         return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
     kind = "" if isinstance(error, (_ConnectionLost, ClientError, LocalProtocolError)) else f"{type(error).__name__}: "
     return f"{kind}{_one_line(str(error))}"
+
+
+def _weight(error: Exception) -> tuple[bool, bool]:
+    return isinstance(error, _StartTlsFailed), isinstance(error, ServerRejected)
 
 
 def _may_have_refused_all(event: smtp.ClientEvent | None) -> bool:

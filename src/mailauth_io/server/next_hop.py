@@ -43,8 +43,9 @@ class Timeouts:
         client that keeps the server waiting for half of this time during a transaction loses its session to one that
         waits.
     connect
-        For a connection to one address of the next hop, with the handshake of implicit TLS.  After that the next
-        address is tried.  30 seconds is the default of Postfix (smtp_connect_timeout).
+        For a TCP connection to one address of the next hop.  30 seconds is the default of Postfix
+        (smtp_connect_timeout).  If there is another address, this is also the time for the greeting, EHLO and TLS
+        at this one.  After that the next address is tried.
     data
         For the reply to DATA (RFC 5321 section 4.5.3.2.4).
     block

@@ -29,7 +29,6 @@ from tests.io.next_hops import (
     relaying,
     send,
 )
-from tests.io.scripted_hop import ScriptedHop
 from tests.io.server_support import TIMEOUT, Run, Served, on_both_loops
 from tests.io.tls import client_context
 
@@ -99,88 +98,6 @@ def test_silent_next_hop_gives_451_after_the_timeout(
     assert "next hop" in caplog.text
     assert "timed out" in caplog.text
     assert double.taken == []
-
-
-@pytest.mark.parametrize("implicit_tls", [False, True])
-def test_next_address_is_tried_when_one_is_unavailable(
-    run: Run, implicit_tls: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """RFC 5321 section 5.1.  The certificate must be valid for the name of the next hop, not for the address."""
-    monkeypatch.setattr(_relay, "_resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
-    double = Double()
-
-    def client(served: Served) -> None:
-        with logged_in(served) as smtp:
-            assert send(smtp, FAR)[-1].startswith("250")
-
-    options = {"ssl_context": client_context(), "implicit_tls": True} if implicit_tls else IN_CLEAR
-    relaying(run, double, client, **options)
-    assert double.connections == 1
-
-
-@pytest.mark.parametrize(
-    ("greeting", "replies"),
-    [
-        (b"421 4.3.2 busy\r\n", {}),
-        (b"554 no SMTP service here\r\n", {}),
-        (b"220-far.test\r\n521 5.7.1 blocked\r\n", {}),
-        (b"", {}),
-        (b"SSH-2.0-x\r\n", {}),
-        (HELLO, {"EHLO": b"421 4.3.2 busy\r\n"}),
-        (HELLO, {"EHLO": b"550 no\r\n", "HELO": b"550 no\r\n"}),
-        (HELLO, {"EHLO": b""}),
-    ],
-)
-def test_next_address_is_tried_when_one_rejects_the_session(
-    run: Run, monkeypatch: pytest.MonkeyPatch, greeting: bytes, replies: dict[str, bytes]
-) -> None:
-    """RFC 5321 section 5.1: another address may be another server.  Mail is sent to one of them only."""
-    monkeypatch.setattr(_relay, "_resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
-    double = Double()
-
-    def client(served: Served) -> None:
-        assert isinstance(served.stores.outbox, server.NextHop)
-        first = ScriptedHop(host="127.0.0.9", port=served.stores.outbox.port, greeting=greeting, replies=replies)
-        with first.listening(), logged_in(served) as smtp:
-            assert send(smtp, FAR)[-1].startswith("250")
-        assert len(first.clear) == 1
-        assert b"MAIL" not in first.clear[0]
-
-    relaying(run, double, client, **IN_CLEAR)
-    assert len(double.taken) == 1
-
-
-@pytest.mark.parametrize("addresses", [["127.0.0.9", "127.0.0.1"], ["127.0.0.1", "127.0.0.9"]])
-def test_rejection_is_reported_if_no_address_accepts_the_session(
-    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, addresses: list[str]
-) -> None:
-    """It says more than the refused connection to the other address."""
-    monkeypatch.setattr(_relay, "_resolve", lambda host, port: addresses)
-    hop = ScriptedHop(greeting=b"421 4.3.2 busy\r\n")
-
-    def client(served: Served) -> None:
-        with logged_in(served) as smtp:
-            assert send(smtp, FAR)[0] == "451 4.3.2 busy"
-
-    with hop.listening():
-        run(lambda: relay_to(hop.port, client, **IN_CLEAR))
-    assert "421 4.3.2 busy" in caplog.text
-    assert "refused" not in caplog.text.lower()
-
-
-def test_next_address_is_not_tried_when_one_rejects_the_mail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_relay, "_resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
-    double = Double()
-
-    def client(served: Served) -> None:
-        assert isinstance(served.stores.outbox, server.NextHop)
-        replies = {"MAIL": b"451 4.7.1 greylisted\r\n"}
-        first = ScriptedHop(host="127.0.0.9", port=served.stores.outbox.port, replies=replies)
-        with first.listening(), logged_in(served) as smtp:
-            assert send(smtp, FAR)[0] == "451 4.7.1 greylisted"
-
-    relaying(run, double, client, **IN_CLEAR)
-    assert double.connections == 0
 
 
 def test_next_hop_whose_name_has_no_address_gives_451(
