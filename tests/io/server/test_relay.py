@@ -41,6 +41,24 @@ def test_message_is_delivered_locally_and_relayed_when_250_is_sent(run: Run) -> 
     assert double.heard[-1] == "Quit"
 
 
+@pytest.mark.parametrize("option", ["RET=HDRS", "ENVID=x", "REQUIRETLS", "SMTPUTF8"])
+def test_extensions_that_are_not_passed_on_are_not_offered_to_clients(run: Run, option: str) -> None:
+    """RFC 3461 section 4, RFC 8689 section 4 and RFC 6531 section 3.1: a client must not use what is not offered."""
+    double = Double()
+
+    def client(served: Served) -> None:
+        with logged_in(served, "smtps") as smtp:
+            smtp.ehlo("client.test")
+            assert not {"dsn", "requiretls", "smtputf8"} & set(smtp.esmtp_features)
+            assert smtp.docmd("MAIL", f"FROM:<alice@example.test> {option}")[0] == 555
+            smtp.mail("alice@example.test")
+            assert smtp.rcpt(FAR, ["NOTIFY=NEVER"])[0] == 555
+            assert smtp.rcpt(FAR)[0] == 250
+
+    relaying(run, double, client, **IN_CLEAR)
+    assert double.heard.count("Rcpt") == 1
+
+
 def test_local_mail_causes_no_connection_to_the_next_hop(run: Run) -> None:
     double = Double()
 

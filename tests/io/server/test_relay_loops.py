@@ -33,9 +33,12 @@ class Proxy:
 
     port: int
     target: int = 0
+    first_target: int | None = None
+    """Where the first connection goes, if not to *target*."""
 
     async def handle(self, client: ByteStream) -> None:
-        upstream = await anyio.connect_tcp("127.0.0.1", self.target)
+        target, self.first_target = self.first_target or self.target, None
+        upstream = await anyio.connect_tcp("127.0.0.1", target)
         async with client, upstream, anyio.create_task_group() as tasks:
             tasks.start_soon(self._copy, client, upstream)
             await self._copy(upstream, client)
@@ -122,6 +125,25 @@ def test_check_at_the_start_finds_the_loop(run: Run) -> None:
                 return await server.check_next_hop(hop, "example.test")
 
     assert run(main) == "it is this server, so that mail would loop"
+
+
+@pytest.mark.parametrize("first_is_other", [False, True])
+def test_loop_through_processes_that_share_a_port_ends_when_one_is_connected_to_itself(
+    run: Run, caplog: pytest.LogCaptureFixture, first_is_other: bool
+) -> None:
+    """``--reuse-port``: the system chooses the process for each connection.  Each has a token of its own."""
+    caplog.set_level(logging.DEBUG)
+
+    async def main() -> list[str]:
+        async with proxy() as way, relay(next_hop(way.port)) as first, relay(next_hop(way.port)) as second:
+            way.target = second if first_is_other else first
+            way.first_target = second
+            return await loops.current().in_thread(submit, first, FAR, LOCAL)
+
+    replies = run(main)
+    assert replies[0] == "451 4.4.6 mail loop: the next hop is this server"
+    assert replies[2].startswith("250 2.0.0 queued")
+    assert connections(caplog) == (3 if first_is_other else 4)
 
 
 @pytest.mark.parametrize(("most", "each"), [(8, 2), (20, 5)])

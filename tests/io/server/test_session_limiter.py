@@ -107,6 +107,19 @@ def test_network_leaves_half_of_the_sessions(run: Run) -> None:
     run(main)
 
 
+def test_mail_loop_has_at_most_eight_of_20_sessions(run: Run) -> None:
+    """All but the first come from the address of the next hop, perhaps without an account."""
+
+    async def main() -> None:
+        for looping in client("198.51.100.1"), client("198.51.100.1", "relay"), client("192.0.2.1"):
+            limiter = SessionLimiter(20)
+            await take(limiter, client("192.0.2.1", "alice"))
+            await take_all(limiter, looping)
+            assert len(limiter) <= 8
+
+    run(main)
+
+
 def test_keys_of_a_client(run: Run) -> None:
     assert client("64:ff9b::192.0.2.1", "alice") == client("192.0.2.1", "alice")
     assert client("192.0.2.1").keys == {("network", "192.0.2.0/24"), ("address", "192.0.2.1")}
