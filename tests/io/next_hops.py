@@ -13,6 +13,8 @@ import attrs
 from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
 from mailauth_io import server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
+from mailauth_io.server._next_hop_state import NextHopState
+from mailauth_io.server._state import ServerState
 from tests.io import loops
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
 from tests.io.tls import client_context, server_context
@@ -119,6 +121,15 @@ class Double:
     @property
     def connections(self) -> int:
         return self.heard.count("Connected")
+
+
+def state_of(running: server.RunningServer) -> NextHopState:
+    """Return what *running* knows about its next hop."""
+    method: Any = running.check_next_hop
+    state = method.__self__
+    assert isinstance(state, ServerState)
+    assert state.next_hop is not None
+    return state.next_hop
 
 
 async def relay_to(

@@ -95,7 +95,6 @@ WRONG: Final[Mapping[str, tuple[object, ...]]] = {
 OUTBOX: Final = stores.MemoryOutbox()
 STORES: Final = {"accounts": accounts(), "maildrops": stores.MemoryMaildrops(), "outbox": OUTBOX}
 HOP: Final = {"host": "mail.example.test", "port": 25, "tls_required": False}
-NEXT_HOP: Final = server.NextHop(host="mail.example.test", port=25, tls_required=False)
 GRANTS: Final = {
     "lifetime": "lifetime", "ipv6_prefix": "count", "nat64_prefixes": "NAT64 prefixes",
     "identities_per_address": "count", "addresses_per_identity": "count", "max_grants": "count",
@@ -134,10 +133,6 @@ def connect(**options: Any) -> None:
 
 def check_password(**options: Any) -> None:
     asyncio.run(server.Authenticator(accounts()).check_password(**options))
-
-
-def check_next_hop(**options: Any) -> None:
-    asyncio.run(server.check_next_hop(**options))
 
 
 TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[str, str]], ...]] = (
@@ -297,7 +292,6 @@ TABLE: Final[tuple[tuple[Callable[..., object], Mapping[str, object], Mapping[st
         {"address": "address", "identity": "text", "remaining": "grace"},
     ),
     (Peer, {"address": "192.0.2.1", "port": 25}, {"address": "text", "port": "port"}),
-    (check_next_hop, {"hop": NEXT_HOP, "host_name": "mail.test"}, {"hop": "object", "host_name": "text"}),
     (logs.start, {"form": "text", "level": "info"}, {"form": "format", "level": "level", "descriptor": "descriptor"}),
     (temporary_certificate, {}, {"addresses": "addresses"}),
     (check_password, {"name": "alice"}, {"password": "bytes"}),

@@ -18,6 +18,7 @@ from mailauth_io._calls import CallAbandoned, check_abandoned
 from mailauth_io._maildir import MaildirPath
 from mailauth_io._workers import DNS, FILES, Cleanup, Workers
 from mailauth_io.server import _relay
+from mailauth_io.server._next_hop_state import NextHopState
 from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
 from mailauth_io.stores._bounded_executor import THREADS
 from mailauth_io.stores.redis_address import RedisAddress
@@ -347,7 +348,7 @@ class Names(Kind):
         hop = server.NextHop(
             host="localhost", port=port, tls_required=False, timeouts=server.Timeouts(recipient=TIMEOUT, check=TIMEOUT)
         )
-        return await server.check_next_hop(hop, "mail.test")
+        return await _relay.check_next_hop(NextHopState(hop), "mail.test")
 
 
 class Sqlite(Kind):

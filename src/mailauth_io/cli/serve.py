@@ -98,7 +98,7 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
                 server.serve(serving.config, serving.stores, interceptors=serving.interceptors)
             )
             listening = True
-            _announce(settings, serving, running, await _warn_before_start(serving))
+            _announce(settings, serving, running, await _warn_before_start(serving, running))
             async with anyio.create_task_group() as tasks:
                 if serving.certificate is not None:
                     tasks.start_soon(serving.certificate.keep_current)
@@ -149,14 +149,14 @@ async def _check_postmaster(settings: Settings, serving: config.ServerSetup) -> 
         )
 
 
-async def _warn_before_start(serving: config.ServerSetup) -> list[str]:
+async def _warn_before_start(serving: config.ServerSetup, running: server.RunningServer) -> list[str]:
     """Return warnings if the relay or the grants store is not available.  The server starts nevertheless."""
     warnings: list[str] = []
-    hop, grants = serving.stores.outbox, serving.stores.grants
-    if isinstance(hop, server.NextHop):
-        reason = await server.check_next_hop(hop, serving.config.domains[0])
-        if reason is not None:
-            warnings.append(f"The relay {hop} is not available, so remote mail is deferred with 451: {reason}.")
+    reason = await running.check_next_hop()
+    if reason is not None:
+        hop = serving.stores.outbox
+        warnings.append(f"The relay {hop} is not available, so remote mail is deferred with 451: {reason}.")
+    grants = serving.stores.grants
     if grants is not None:
         reason = await grants_option.problem(grants)
         if reason is not None:

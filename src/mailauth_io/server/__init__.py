@@ -7,9 +7,7 @@ Embed it with ``async with serve(config, stores) as running``.  Command-line opt
 from ._failed_logins import FailedLogins
 from ._log import LOGGER
 from ._offer import MECHANISMS, login_problem, without_tls
-from ._relay import check_next_hop
 from ._serve import serve
-from ._session_limiter import Place, RelayClient, SessionLimiter
 from .authenticator import Authenticator
 from .config import PORTS, Config, RunningServer, Stores
 from .interceptors import (
@@ -25,7 +23,7 @@ from .interceptors import (
     ReceivedMessage,
     SessionView,
 )
-from .next_hop import Login, LoginHistory, NextHop, Timeouts, TlsFailure
+from .next_hop import Login, NextHop, Timeouts
 from .policy_service import PolicyService
 
 __all__ = [
@@ -44,20 +42,14 @@ __all__ = [
     "Interceptor",
     "InterceptorFunction",
     "Login",
-    "LoginHistory",
     "NextHop",
     "Pass",
-    "Place",
     "PolicyService",
     "ReceivedMessage",
-    "RelayClient",
     "RunningServer",
-    "SessionLimiter",
     "SessionView",
     "Stores",
     "Timeouts",
-    "TlsFailure",
-    "check_next_hop",
     "login_problem",
     "serve",
     "without_tls",

@@ -29,7 +29,6 @@ from mailauth import (
     smtp,
 )
 
-from .._checks import check_text, check_type
 from .._event_loop import current_adapter
 from .._line_ends import PIECE
 from .._workers import DNS
@@ -40,8 +39,9 @@ from ..limits import Limits
 from ..logs import Event
 from ..stores import DeliveryRejected, Envelope, MessageContent
 from ._log import log
+from ._next_hop_state import NextHopState
 from ._session_limiter import Place, RelayClient
-from .next_hop import Login, NextHop
+from .next_hop import Login
 
 UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
 BUSY: Final = smtp.Reply(451, "4.3.2", "too many sessions with the next hop, try again later")
@@ -111,14 +111,16 @@ class RelayConnection:
         "_place",
         "_session",
         "_seven_bits",
+        "_state",
         "_used",
         "refusal",
     )
 
-    def __init__(self, hop: NextHop, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
+    def __init__(self, state: NextHopState, *, host_name: str, session: str, clock: Callable[[], float]) -> None:
         """*host_name* is sent with EHLO, *session* is the connection id for the log, *clock* returns seconds."""
-        self._hop = hop
-        self._place: Place | None = None  # that of the connection in hop.sessions
+        self._state = state
+        self._hop = state.hop
+        self._place: Place | None = None  # that of the connection in state.sessions
         self._client_seconds = 0.0  # how long the server still waits for the client if others want the place
         self._host_name = host_name
         self._session = session
@@ -156,7 +158,7 @@ class RelayConnection:
         if self.refusal is not None:
             return self.refusal
         if self._place is not None:
-            self._hop.sessions.mark_busy(self._place)
+            self._state.sessions.mark_busy(self._place)
         try:
             with fail_after(self._hop.timeouts.recipient):
                 if self._open is not mail:
@@ -180,7 +182,7 @@ class RelayConnection:
         If another session waits, it may close this connection now.
         """
         if self._place is not None:
-            self._hop.sessions.mark_idle(self._place)
+            self._state.sessions.mark_idle(self._place)
 
     def client_turn(self) -> None:
         """Report that the server waits for the client now.
@@ -189,14 +191,14 @@ class RelayConnection:
         may close this connection.
         """
         if self._place is not None and not self._place.idle:
-            self._hop.sessions.mark_waiting(self._place, current_time() + self._client_seconds)
+            self._state.sessions.mark_waiting(self._place, current_time() + self._client_seconds)
 
     def server_turn(self, progress: float) -> None:
         """Report that the wait for the client has ended.  *progress* is added to the seconds that are left for it."""
         if self._place is not None and not self._place.idle:
             left = self._place.deadline - current_time() + progress
             self._client_seconds = min(max(left, 0.0), self._hop.timeouts.session / 2)
-            self._hop.sessions.mark_busy(self._place)
+            self._state.sessions.mark_busy(self._place)
 
     async def stage(self, envelope: Envelope, head: bytes, content: MessageContent) -> _RelayedMessage:
         """Send the message to the next hop; return when it has replied 250.
@@ -237,7 +239,7 @@ class RelayConnection:
         if self._place is not None and (
             self._clock() - self._used > self._hop.timeouts.idle
             or self._place.client != client
-            or self._hop.sessions.is_wanted(self._place)  # a client that pipelines is never seen idle
+            or self._state.sessions.is_wanted(self._place)  # a client that pipelines is never seen idle
         ):
             await self.close()
         if self._client is not None:
@@ -292,17 +294,17 @@ class RelayConnection:
         """
         hop = self._hop
         try:
-            self._place = await hop.sessions.acquire(client, self._make_room, hop.timeouts.session)
+            self._place = await self._state.sessions.acquire(client, self._make_room, hop.timeouts.session)
         except TimeoutError:
             raise _ConnectionLost("too many sessions (max_sessions)", BUSY) from None
-        in_clear = not hop.needs_tls and hop.tls_failure.is_recent(self._clock())
+        in_clear = not hop.needs_tls and self._state.tls_failure.is_recent(self._clock())
         try:
             await self._connect(in_clear=in_clear)
         except _StartTlsFailed as error:
             if hop.needs_tls:
                 raise error.cause from error.cause.__cause__
             self._disconnect()
-            hop.tls_failure.record(self._clock())
+            self._state.tls_failure.record(self._clock())
             self._log(logging.WARNING, "next hop without TLS", reason=reason(error.cause))
             await self._connect(in_clear=True)
 
@@ -323,7 +325,7 @@ class RelayConnection:
         If it is refused, others are tried by the rules of ``sasl.mechanisms_after_refusal()``.
         """
         hop = self._hop
-        history = hop.login_history
+        history = self._state.login_history
         mechanisms = login.mechanisms(client.tls, clear_text=hop.clear_text_login, only=hop.mechanism)
         if not mechanisms:  # a -PLUS form was named, and Python knows no channel binding for this certificate
             raise _ConnectionLost(f"{hop.mechanism} cannot be used on this connection")
@@ -391,7 +393,7 @@ class RelayConnection:
         self._connection = connection
         self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
         greeting = await client.start(client_name=self._host_name)
-        if hop.token in greeting.text:
+        if self._state.token in greeting.text:
             raise _ConnectionLost("it is this server, so that mail would loop", LOOP)
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
             if await self._start_tls(client):
@@ -462,7 +464,7 @@ class RelayConnection:
     def _check_about_mail(self, reply: smtp.Reply) -> smtp.Reply:
         """Return *reply*, unless it is about this server instead of the mail."""
         if reply.code == 530:
-            self._hop.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
+            self._state.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
         if reply.code in _SERVER_FAULT_CODES or reply.enhanced_status_code in _SERVER_FAULT_STATUS:
             raise _ConnectionLost(f"refuses mail from this server: {reply}")
         return reply
@@ -496,7 +498,7 @@ class RelayConnection:
         self._disconnect()
         place, self._place = self._place, None
         if place is not None:
-            self._hop.sessions.release(place)
+            self._state.sessions.release(place)
 
     def _disconnect(self) -> None:
         """Close the connection at once, and keep its place for another connection."""
@@ -511,14 +513,14 @@ class RelayConnection:
             self._abort()
             return
         self._client = self._connection = self._open = self._place = None
-        self._hop.sessions.mark_busy(place)
+        self._state.sessions.mark_busy(place)
         try:
             with contextlib.suppress(*_FAILURES):
                 with fail_after(self._hop.timeouts.quit):
                     await client.aclose()
         finally:
             client.abort()
-            self._hop.sessions.release(place)
+            self._state.sessions.release(place)
 
     async def _make_room(self) -> None:
         """Close the connection.  Another task, which wants its place, calls it: this one waits for its client.
@@ -542,16 +544,14 @@ class _RelayedMessage:
         """Do nothing: the message cannot be taken back."""
 
 
-async def check_next_hop(hop: NextHop, host_name: str) -> str | None:
-    """Connect to *hop* and log in once.  Return None on success, else the reason of the failure as text.
+async def check_next_hop(state: NextHopState, host_name: str) -> str | None:
+    """Connect to the next hop and log in once.  Return None on success, else the reason of the failure as text.
 
-    *host_name* is the domain or address literal sent with EHLO.  Raises TypeError or ValueError for a wrong argument.
+    *host_name* is the domain or address literal sent with EHLO.
     """
-    check_type("hop", hop, NextHop)
-    check_text("host_name", host_name)
     try:
-        with fail_after(hop.timeouts.check):
-            async with RelayConnection(hop, host_name=host_name, session="-", clock=time.monotonic) as relaying:
+        with fail_after(state.hop.timeouts.check):
+            async with RelayConnection(state, host_name=host_name, session="-", clock=time.monotonic) as relaying:
                 await relaying.connect(RelayClient(""))
     except _FAILURES as error:
         return reason(error)

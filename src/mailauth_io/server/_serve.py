@@ -82,7 +82,9 @@ async def serve(
                 ports[name] = found[0].port
                 listeners += found
         try:
-            yield RunningServer(hosts=config.hosts, **ports, reload=server_state.reload)
+            yield RunningServer(
+                hosts=config.hosts, **ports, reload=server_state.reload, check_next_hop=server_state.check_next_hop
+            )
         finally:
             server_state.stopping.set()
             for listener in listeners:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -18,8 +18,6 @@ from anyio import Event, current_time, fail_after, move_on_after
 
 from mailauth.addresses import limit_network
 
-from .._checks import check_integer, check_type, field
-
 _CHECK_SECONDS: Final = 1.0
 """Seconds after which a waiting client looks again for a session that may be closed.  Deadlines change often, and a
 change wakes nobody."""
@@ -27,39 +25,22 @@ change wakes nobody."""
 
 @attrs.frozen
 class RelayClient:
-    """The client for whose mail a session with the next hop is opened.
-
-    For example:
-
-        >>> client = server.RelayClient(addresses.limit_key("192.0.2.1"), "alice")
-        >>> sorted(client.keys)
-        [('address', '192.0.2.1'), ('identity', 'alice'), ('network', '192.0.2.0/24')]
-    """
+    """The client for whose mail a session with the next hop is opened."""
 
     address: IPv4Address | IPv6Address | str
     """The ``mailauth.addresses.limit_key`` of its address; empty for the server itself."""
-    identity: str | None = attrs.field(default=None, validator=field(check_type, str, optional=True))
+    identity: str | None = None
     """The account for which it acts; None if there is none."""
-    keys: frozenset[tuple[str, Hashable]] = attrs.field(init=False, repr=False, eq=False)
+    keys: frozenset[tuple[str, str]] = attrs.field(
+        default=attrs.Factory(lambda self: _keys(self.address, self.identity), takes_self=True),
+        init=False, repr=False, eq=False,
+    )  # fmt: skip
     """What its sessions are counted by: its network (IPv4: /24, IPv6: /48), its address and its account."""
-
-    @keys.default
-    def _keys(self) -> frozenset[tuple[str, str]]:
-        found = {("network", str(limit_network(self.address))), ("address", str(self.address))}
-        if self.identity is not None:
-            found.add(("identity", self.identity))
-        return frozenset(found)
 
 
 @attrs.define(eq=False)
 class Place:
-    """One session with the next hop, as the SessionLimiter counts it.
-
-    For example:
-
-        place = await limiter.acquire(client, close, timeout=60.0)
-        limiter.mark_idle(place)
-    """
+    """One session with the next hop, as the SessionLimiter counts it."""
 
     client: RelayClient
     close: Callable[[], Awaitable[None]]
@@ -86,23 +67,15 @@ class SessionLimiter:
     leaves some to other accounts at its address, to other addresses in its network, and more to other networks.
 
     If another session waits, a session is closed that is idle, or whose client has been waited for too long.
-
-    For example:
-
-        limiter = server.SessionLimiter(20)
-        place = await limiter.acquire(server.RelayClient(addresses.limit_key("192.0.2.1")), close, timeout=60.0)
-        limiter.release(place)
     """
 
     def __init__(self, max_sessions: int) -> None:
-        """Raises TypeError or ValueError for an invalid *max_sessions*."""
-        check_integer("max_sessions", max_sessions, 1)
         self._most = max_sessions
         self._places: dict[Place, None] = {}
-        self._held: Counter[Hashable] = Counter()  # sessions by key, without zeros
+        self._held: Counter[tuple[str, str]] = Counter()  # sessions by key, without zeros
         self._waiters: dict[_Waiter, None] = {}  # the first one first
-        self._waiting: Counter[Hashable] = Counter()  # waiters by key, without zeros
-        self._turns: dict[Hashable, int] = {}  # for these keys: the number of the last turn, or of the arrival
+        self._waiting: Counter[tuple[str, str]] = Counter()  # waiters by key, without zeros
+        self._turns: dict[tuple[str, str], int] = {}  # for these keys: the number of the last turn, or of the arrival
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -225,6 +198,13 @@ class SessionLimiter:
         place = min(closed, key=lambda place: (not place.idle, -_shared(client, place), place.deadline))
         place.deadline = math.inf
         return place
+
+
+def _keys(address: IPv4Address | IPv6Address | str, identity: str | None) -> frozenset[tuple[str, str]]:
+    found = {("network", str(limit_network(address))), ("address", str(address))}
+    if identity is not None:
+        found.add(("identity", identity))
+    return frozenset(found)
 
 
 def _shared(client: RelayClient, place: Place) -> int:

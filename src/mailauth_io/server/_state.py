@@ -28,9 +28,12 @@ from ._failed_logins import FailedLogins
 from ._grant_service import GrantService
 from ._inbound_quota import SHARE, InboundQuota
 from ._log import LOGGER, log_failure
+from ._next_hop_state import NextHopState
+from ._relay import check_next_hop
 from .authenticator import Authenticator
 from .config import Config, Stores, different_grant_setting
 from .interceptors import Interceptor, InterceptorFunction
+from .next_hop import NextHop
 
 A = TypeVar("A")
 
@@ -58,6 +61,8 @@ class ServerState:
     """Counts the connections to all ports."""
     inbound_quota: InboundQuota
     """Counts the content of incomplete messages."""
+    next_hop: NextHopState | None
+    """None if the server does not relay."""
     on_error: OnError | None
     """Called with an exception that ended a session or was raised by an interceptor."""
     interceptors: tuple[Interceptor, ...]
@@ -115,6 +120,7 @@ class ServerState:
             ),
             limit_key=by_address,
             inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size), by_address),
+            next_hop=NextHopState(stores.outbox) if isinstance(stores.outbox, NextHop) else None,
             failures=FailedLogins(longest=config.failure_delay, key=by_address),
             on_error=on_error,
             interceptors=tuple(each if isinstance(each, Interceptor) else Interceptor(each) for each in interceptors),
@@ -193,6 +199,10 @@ class ServerState:
             if self._to_revoke:
                 await self._revoke(session)
         return self.authenticator
+
+    async def check_next_hop(self) -> str | None:
+        """Connect to the next hop; see ``RunningServer.check_next_hop``."""
+        return None if self.next_hop is None else await check_next_hop(self.next_hop, self.config.domains[0])
 
     async def reload(self) -> None:
         """Reload changed accounts now.  A failure is logged, not raised."""

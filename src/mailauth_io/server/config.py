@@ -396,6 +396,10 @@ async def _nothing_to_reload() -> None:
     """Do nothing."""
 
 
+async def _no_next_hop() -> None:
+    """Return None: the server does not relay."""
+
+
 @attrs.frozen(kw_only=True)
 class RunningServer:
     """A running SMTP and POP3 server: the hosts and ports it listens on.  A port is None if it is not used.
@@ -414,3 +418,6 @@ class RunningServer:
     pop3s: int | None
     reload: Callable[[], Awaitable[None]] = attrs.field(default=_nothing_to_reload, repr=False, eq=False)
     """Reload changed accounts now instead of at the next refresh.  The result is logged."""
+    check_next_hop: Callable[[], Awaitable[str | None]] = attrs.field(default=_no_next_hop, repr=False, eq=False)
+    """Connect to the NextHop and log in once.  Returns None on success and if there is no NextHop, else the reason of
+    the failure as text."""

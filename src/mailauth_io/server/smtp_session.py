@@ -105,16 +105,17 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
         self._kept = 0  # bytes that the recipients use
-        outbox = server_state.stores.outbox
-        assert outbox is not None  # serve() has checked it
         self._hop: RelayConnection | None = None
-        if isinstance(outbox, NextHop):
+        outbox = server_state.stores.outbox
+        if server_state.next_hop is not None:
             outbox = self._hop = RelayConnection(
-                outbox,
+                server_state.next_hop,
                 host_name=server_state.config.domains[0],
                 session=self.id,
                 clock=server_state.clock,
             )
+        assert outbox is not None  # serve() has checked it
+        assert not isinstance(outbox, NextHop)
         self._outbox: Outbox = outbox
         self._begin(smtp.Mail(reverse_path=None))
 
@@ -267,8 +268,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
         If this server relays, the greeting has the token by which it recognizes itself as its next hop.
         """
-        hop = self.server_state.stores.outbox
-        if not isinstance(hop, NextHop):
+        hop = self.server_state.next_hop
+        if hop is None:
             return self._reply or ACCEPT
         text = self._reply.text if self._reply is not None and self._reply.text else "ESMTP"
         return smtp.Reply(220, "", f"{text} {hop.token}")

@@ -13,6 +13,8 @@ import pytest
 
 from mailauth import sasl
 from mailauth_io import server
+from mailauth_io.server._next_hop_state import NextHopState
+from mailauth_io.server._relay import check_next_hop
 from tests.io.next_hops import FAR, LOCAL, logged_in, relay_to, send
 from tests.io.scripted_hop import Break, ScriptedHop
 from tests.io.server_support import Run, Served, on_both_loops
@@ -239,9 +241,8 @@ def test_check_next_hop_falls_back_to_plaintext_after_tls_failure(run: Run) -> N
     hop = ScriptedHop(Break.CLOSED)
 
     async def main() -> str | None:
-        return await server.check_next_hop(
-            server.NextHop(host="127.0.0.1", port=hop.port, **opportunistic()), "example.test"
-        )
+        next_hop = server.NextHop(host="127.0.0.1", port=hop.port, **opportunistic())
+        return await check_next_hop(NextHopState(next_hop), "example.test")
 
     with hop.listening():
         assert run(main) is None

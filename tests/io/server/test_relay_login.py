@@ -11,6 +11,7 @@ import pytest
 
 from mailauth import sasl
 from mailauth_io import server
+from mailauth_io.server._next_hop_state import LoginHistory, NextHopState
 from mailauth_io.server.next_hop import MECHANISMS
 from tests.io.next_hops import FAR, logged_in, relay_to, send
 from tests.io.scripted_hop import ScriptedHop
@@ -167,9 +168,10 @@ def test_mechanism_that_worked_is_tried_first_by_every_session(run: Run, caplog:
     assert caplog.text.count("refused a mechanism") == 1
 
 
-def test_what_worked_is_remembered_for_one_hop_and_login(run: Run) -> None:
-    assert server.NextHop(host="h", port=25, **IN_CLEAR).login_history == server.LoginHistory()
-    first, second = (server.NextHop(host="h", port=25, **IN_CLEAR) for _ in range(2))
+def test_what_worked_is_remembered_by_one_server(run: Run) -> None:
+    hop = server.NextHop(host="h", port=25, **IN_CLEAR)
+    first, second = (NextHopState(hop) for _ in range(2))
+    assert first.login_history == second.login_history == LoginHistory()
     assert first.login_history is not second.login_history
 
 
@@ -273,7 +275,7 @@ def test_mechanism_that_cannot_be_used_is_rejected(run: Run) -> None:
 
 
 def test_sort_puts_refused_mechanisms_last(run: Run) -> None:
-    history = server.LoginHistory()
+    history = LoginHistory()
     found = LOGIN.mechanisms(None, clear_text=True)
     scram, plain = found[0], next(each for each in found if isinstance(each, sasl.PlainClient))
     history.record_success(plain, [scram])

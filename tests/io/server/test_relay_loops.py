@@ -17,7 +17,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from mailauth import ACCEPT, Question, smtp
 from mailauth_io import server, stores
 from tests.io import loops
-from tests.io.next_hops import FAR, LOCAL, send
+from tests.io.next_hops import FAR, LOCAL, send, state_of
 from tests.io.scripted_hop import ScriptedHop
 from tests.io.server_support import PASSWORD, TIMEOUT, Run, accounts, on_both_loops
 
@@ -73,11 +73,19 @@ async def relay(
     outbox: stores.Outbox | server.NextHop, *interceptors: server.InterceptorFunction, domain: str = "example.test"
 ) -> AsyncIterator[int]:
     """Run a server and yield its SMTP port."""
+    async with running_relay(outbox, *interceptors, domain=domain) as running:
+        assert running.smtp is not None
+        yield running.smtp
+
+
+@asynccontextmanager
+async def running_relay(
+    outbox: stores.Outbox | server.NextHop, *interceptors: server.InterceptorFunction, domain: str = "example.test"
+) -> AsyncIterator[server.RunningServer]:
     kept = server.Stores(accounts=accounts(), maildrops=stores.MemoryMaildrops(), outbox=outbox)
     config = server.Config(smtp=0, domains=(domain,), legacy=True)
     async with server.serve(config, kept, interceptors=interceptors) as running:
-        assert running.smtp is not None
-        yield running.smtp
+        yield running
 
 
 def submit(port: int, *recipients: str) -> list[str]:
@@ -103,10 +111,10 @@ def test_server_that_is_its_own_next_hop_rejects_remote_mail_and_delivers_local_
 
     async def main() -> list[str]:
         async with proxy() as way:
-            hop = next_hop(way.port)
-            async with relay(hop) as way.target:
+            async with running_relay(next_hop(way.port)) as running:
+                way.target = running.smtp or 0
                 replies = await loops.current().in_thread(submit, way.target, FAR, LOCAL, "bill@far.test")
-            assert len(hop.sessions) == 0
+            assert len(state_of(running).sessions) == 0
             return replies
 
     replies = run(main)
@@ -119,10 +127,9 @@ def test_server_that_is_its_own_next_hop_rejects_remote_mail_and_delivers_local_
 
 def test_check_at_the_start_finds_the_loop(run: Run) -> None:
     async def main() -> str | None:
-        async with proxy() as way:
-            hop = next_hop(way.port)
-            async with relay(hop) as way.target:
-                return await server.check_next_hop(hop, "example.test")
+        async with proxy() as way, running_relay(next_hop(way.port)) as running:
+            way.target = running.smtp or 0
+            return await running.check_next_hop()
 
     assert run(main) == "it is this server, so that mail would loop"
 
@@ -156,12 +163,12 @@ def test_loop_through_another_server_ends_when_its_sessions_are_used_up(
 
     async def main() -> list[str]:
         async with proxy() as way:
-            first = next_hop(way.port, **limits)
-            async with relay(first, domain="a.test") as port:
-                second = next_hop(port, **limits)
-                async with relay(second, domain="b.test") as way.target:
+            async with running_relay(next_hop(way.port, **limits), domain="a.test") as first:
+                port = first.smtp or 0
+                async with running_relay(next_hop(port, **limits), domain="b.test") as second:
+                    way.target = second.smtp or 0
                     replies = await loops.current().in_thread(submit, port, FAR, "alice@a.test")
-            assert (len(first.sessions), len(second.sessions)) == (0, 0)
+            assert [len(state_of(each).sessions) for each in (first, second)] == [0, 0]
             return replies
 
     replies = run(main)
@@ -178,15 +185,16 @@ def test_greeting_of_a_server_that_relays_has_its_token(run: Run) -> None:
         return ACCEPT if isinstance(question, smtp.Connected) else server.PASS
 
     async def main() -> None:
-        hop, other = next_hop(25), next_hop(25)
-        found = []
-        for interceptors in ((), (accept,), (own_text,)):
-            async with relay(hop, *interceptors) as port:
-                found.append(await loops.current().in_thread(greeting, port))
-        usual = f"example.test ESMTP {hop.token}"
-        assert found == [usual, usual, f"example.test ESMTP\nno spam {hop.token}"]
-        assert TOKEN.fullmatch(hop.token)
-        assert other.token != hop.token
+        hop = next_hop(25)
+        tokens = set()
+        for interceptors, text in ((), "ESMTP"), ((accept,), "ESMTP"), ((own_text,), "ESMTP\nno spam"):
+            async with running_relay(hop, *interceptors) as running:
+                token = state_of(running).token
+                found = await loops.current().in_thread(greeting, running.smtp or 0)
+            assert found == f"example.test {text} {token}"
+            assert TOKEN.fullmatch(token)
+            tokens.add(token)
+        assert len(tokens) == 3
         async with relay(stores.MemoryOutbox(), own_text) as port:
             assert await loops.current().in_thread(greeting, port) == "example.test ESMTP\nno spam"
         async with relay(stores.MemoryOutbox()) as port:
@@ -209,10 +217,9 @@ def test_loop_is_detected_before_a_login_or_mail_is_sent_and_no_other_address_is
     double = ScriptedHop()
 
     async def main() -> list[str]:
-        hop = next_hop(double.port)
-        double.greeting = f"220-proxy.test ESMTP\r\n220-{hop.token} ok\r\n220 ready\r\n".encode()
-        async with relay(hop) as port:
-            return await loops.current().in_thread(submit, port, FAR)
+        async with running_relay(next_hop(double.port)) as running:
+            double.greeting = f"220-proxy.test ESMTP\r\n220-{state_of(running).token} ok\r\n220 ready\r\n".encode()
+            return await loops.current().in_thread(submit, running.smtp or 0, FAR)
 
     with double.listening():
         assert run(main)[0].startswith("451 4.4.6")

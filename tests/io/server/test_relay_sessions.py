@@ -14,12 +14,12 @@ import pytest
 
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
-from mailauth_io.server import SessionLimiter
+from mailauth_io.server._next_hop_state import NextHopState
 from mailauth_io.server._relay import RelayConnection
-from mailauth_io.server._session_limiter import RelayClient
+from mailauth_io.server._session_limiter import RelayClient, SessionLimiter
 from mailauth_io.server.smtp_session import _TimedEvents
 from tests.io import loops
-from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, Double, Fault, logged_in, relaying, said, send
+from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, Double, Fault, logged_in, relaying, said, send, state_of
 from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, on_both_loops
 
 pytestmark = on_both_loops
@@ -42,9 +42,7 @@ def begin(client: smtplib.SMTP) -> str:
 
 
 def sessions(served: Served) -> SessionLimiter:
-    hop = served.stores.outbox
-    assert isinstance(hop, server.NextHop)
-    return hop.sessions
+    return state_of(served.ports).sessions
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -281,7 +279,7 @@ def test_time_of_a_client_is_used_up_by_waits_for_it_only(run: Run, monkeypatch:
 
     async def main() -> None:
         nonlocal now
-        hop = server.NextHop(host="hop.test", port=25, tls_required=False)
+        hop = NextHopState(server.NextHop(host="hop.test", port=25, tls_required=False))
         relaying = RelayConnection(hop, host_name="example.test", session="-", clock=lambda: 0.0)
         client: Any = Client()
         timed = _TimedEvents(client, relaying, 500.0)
@@ -321,7 +319,7 @@ def test_connection_is_not_used_for_another_account(run: Run) -> None:
 
     async def main() -> None:
         async with loops.current().adapter.serve_smtp(double.session, settings, grace=0.1) as listener:
-            hop = server.NextHop(host="127.0.0.1", port=listener.port, **IN_CLEAR)
+            hop = NextHopState(server.NextHop(host="127.0.0.1", port=listener.port, **IN_CLEAR))
             path = smtp.Mailbox.parse(FAR)
             async with RelayConnection(hop, host_name="example.test", session="-", clock=lambda: 0.0) as relaying:
                 for name in "alice", "alice", "bob":

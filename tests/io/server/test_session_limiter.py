@@ -127,9 +127,6 @@ def test_keys_of_a_client(run: Run) -> None:
     assert client("/run/socket", "/run/socket").keys == {
         (kind, "/run/socket") for kind in ("network", "address", "identity")
     }
-    value: Any = b"alice"
-    with pytest.raises(TypeError, match="identity"):
-        RelayClient("192.0.2.1", value)
 
 
 async def turns(limiter: SessionLimiter, held: Place, clients: dict[str, RelayClient], names: str) -> str:
@@ -388,7 +385,5 @@ def test_wait_that_is_cancelled_anywhere_leaves_nothing(run: Run, state: str) ->
 
 @pytest.mark.parametrize("value", [0, -1, True, "20", 1.5, None])
 def test_invalid_number_of_sessions_is_an_error(run: Run, value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match="max_sessions"):
-        SessionLimiter(value)
     with pytest.raises((TypeError, ValueError), match="max_sessions"):
         server.NextHop(host="hop.test", port=25, tls_required=False, max_sessions=value)
