@@ -22,6 +22,9 @@ _CHECK_SECONDS: Final = 1.0
 """Seconds after which a waiting client looks again for a session that may be closed.  Deadlines change often, and a
 change wakes nobody."""
 
+_REMEMBERED: Final = 1024
+"""Maximum number of networks, addresses and accounts whose last turns are remembered."""
+
 
 @attrs.frozen
 class RelayClient:
@@ -74,8 +77,7 @@ class SessionLimiter:
         self._places: dict[Place, None] = {}
         self._held: Counter[tuple[str, str]] = Counter()  # sessions by key, without zeros
         self._waiters: dict[_Waiter, None] = {}  # the first one first
-        self._waiting: Counter[tuple[str, str]] = Counter()  # waiters by key, without zeros
-        self._turns: dict[tuple[str, str], int] = {}  # for these keys: the number of the last turn, or of the arrival
+        self._turns: dict[tuple[str, str], int] = {}  # the last turn of each key, the latest last
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
@@ -89,7 +91,7 @@ class SessionLimiter:
         ``Place.close``.
         """
         waiter = _Waiter(Place(client, close))
-        self._add(waiter)
+        self._waiters[waiter] = None
         try:
             if self._may_have_another(client):  # the others may not: nothing has changed for them
                 self._admit(waiter)
@@ -108,7 +110,7 @@ class SessionLimiter:
             if waiter.admitted:
                 self.release(waiter.place)
             else:
-                self._remove(waiter)
+                del self._waiters[waiter]
             raise
         return waiter.place
 
@@ -148,34 +150,23 @@ class SessionLimiter:
         held = sum(self._held[key] for key in client.keys) - sum(_shared(client, place) for place in closed)
         return held < free
 
-    def _add(self, waiter: _Waiter) -> None:
-        self._waiters[waiter] = None
-        self._waiting.update(waiter.place.client.keys)
-        number = next(self._numbers)
-        for key in waiter.place.client.keys:
-            self._turns.setdefault(key, number)
-
-    def _remove(self, waiter: _Waiter) -> None:
-        del self._waiters[waiter]
-        for key in waiter.place.client.keys:
-            self._waiting[key] -= 1
-            if not self._waiting[key]:
-                del self._waiting[key], self._turns[key]
-
     def _admit(self, waiter: _Waiter) -> None:
         place = waiter.place
-        number = next(self._numbers)
-        for key in place.client.keys:
-            self._turns[key] = number
-        self._remove(waiter)
+        del self._waiters[waiter]
         self._places[place] = None
         self._held.update(place.client.keys)
+        number = next(self._numbers)
+        for key in place.client.keys:
+            self._turns.pop(key, None)
+            self._turns[key] = number
+        while len(self._turns) > _REMEMBERED:
+            del self._turns[next(iter(self._turns))]
         waiter.admitted = True
         waiter.event.set()
 
     def _rank(self, waiter: _Waiter) -> list[int]:
         """Return a key by which the waiter is first whose network, address and account had their turns longest ago."""
-        return sorted((self._turns[key] for key in waiter.place.client.keys), reverse=True)
+        return sorted((self._turns.get(key, -1) for key in waiter.place.client.keys), reverse=True)
 
     def _wake(self) -> None:
         """Wake the first waiter that may close a session instead."""

@@ -146,16 +146,20 @@ async def turns(limiter: SessionLimiter, held: Place, clients: dict[str, RelayCl
                 await anyio.sleep(0)
         limiter.release(held)
     assert len(limiter) == 0
-    assert (limiter._waiting, limiter._turns, limiter._held) == ({}, {}, {})
+    assert (limiter._waiters, limiter._held) == ({}, {})
     return "".join(order)
 
 
 TURNS = {
     "addresses": ({"a": A, "b": B, "c": C}, "aaabbc", "abcaba"),
     "networks": ({"a": client("198.51.100.1"), "b": client("198.51.100.2"), "c": C}, "abaabc", "acbaba"),
-    "accounts": ({"a": client("198.51.100.1", "x"), "b": client("203.0.113.1", "x"), "c": C}, "abaabc", "acbaba"),
+    "accounts": (
+        {"a": client("198.51.100.1", "x"), "b": client("203.0.113.1", "x"), "c": client("192.0.2.1", "z")},
+        "abaabc",
+        "acbaba",
+    ),
     "accounts at one address": (
-        {"a": client("198.51.100.1", "x"), "b": client("198.51.100.1", "y"), "c": C},
+        {"a": client("198.51.100.1", "x"), "b": client("198.51.100.1", "y"), "c": client("192.0.2.1", "z")},
         "aaabc",
         "acbaa",
     ),
@@ -192,9 +196,24 @@ def test_client_that_comes_again_waits_for_its_turn(run: Run) -> None:
                 while len(limiter._waiters) < number:
                     await anyio.sleep(0)
             limiter.release(held)
-        assert "".join(order) == "baabab"
+        assert "".join(order) == "bababa"
 
     run(main)
+
+
+def test_client_without_a_turn_is_first_and_few_turns_are_remembered(run: Run) -> None:
+    """A client that comes while others have waited for longer, but had a session before."""
+
+    async def main() -> str:
+        limiter = SessionLimiter(1)
+        for number in range(2000):
+            limiter.release(await take(limiter, client(f"10.{number // 250}.{number % 250}.1", f"user {number}")))
+        assert len(limiter._turns) == 1024
+        for who in A, B:
+            limiter.release(await take(limiter, who))
+        return await turns(limiter, await take(limiter, D), {"a": A, "b": B, "c": C}, "bbac")
+
+    assert run(main) == "cabb"
 
 
 @attrs.define(eq=False)
@@ -345,9 +364,9 @@ def test_cancelled_wait_leaves_nothing(run: Run) -> None:
         limiter = SessionLimiter(1)
         place = await take(limiter, A)
         await cancelled_wait(limiter, lambda: None)
-        assert (len(limiter), limiter._waiters, limiter._turns) == (1, {}, {})
+        assert (len(limiter), limiter._waiters) == (1, {})
         await cancelled_wait(limiter, lambda: limiter.release(place))
-        assert (len(limiter), limiter._waiters, limiter._turns, limiter._held) == (0, {}, {}, {})
+        assert (len(limiter), limiter._waiters, limiter._held) == (0, {}, {})
 
     run(main)
 
@@ -375,7 +394,7 @@ def test_wait_that_is_cancelled_anywhere_leaves_nothing(run: Run, state: str) ->
             limiter.release(place)
         elif state != "busy" and not session.closed:
             limiter.release(session.place)
-        assert (len(limiter), limiter._waiters, limiter._turns, limiter._held) == (0, {}, {}, {})
+        assert (len(limiter), limiter._waiters, limiter._held) == (0, {}, {})
 
     async def main() -> None:
         assert await at_every_suspension(scenario) >= 1
