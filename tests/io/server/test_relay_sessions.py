@@ -169,8 +169,8 @@ def test_idle_connection_is_closed_for_another_session_and_opened_again(run: Run
     assert double.heard.count("Quit") == 3
 
 
-SHORT = server.Timeouts(session=0.2)
-"""A client has 0.1 seconds for a transaction if others wait."""
+SHORT = server.Timeouts(session=2.0)
+"""A client has one second for a transaction if others wait, who then have another one to get the session."""
 
 
 def taking_back(
