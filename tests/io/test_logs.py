@@ -425,7 +425,10 @@ def test_client_data_cannot_forge_a_line_or_a_field(form: str, tmp_path: Path) -
 
 
 def test_failed_login_line_matches_documented_fail2ban_filter(tmp_path: Path) -> None:
-    """fail2ban replaces <HOST> with a pattern for an address, and removes the time; ``%`` is doubled in its files."""
+    """fail2ban replaces <HOST> with a pattern for an address; ``%`` is doubled in its files.
+
+    It removes the time from a line of a file.  In a journal, it adds the host name and the process, and the time stays.
+    """
     (written,) = re.findall(r"^failregex = (.+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     wanted = re.compile(written.replace("%%", "%").replace("<HOST>", r"(?P<host>[0-9a-f.:]+)"))
     with served(tmp_path, *USER) as server:
@@ -434,8 +437,11 @@ def test_failed_login_line_matches_documented_fail2ban_filter(tmp_path: Path) ->
                 converse(
                     connection, "EHLO client.test", *plain("alice"), *plain(NAMES[0]), *plain("alice", "open sesame")
                 )
-    lines = [line.partition("Z ")[2] for line in server.log.read_text().splitlines()]
+    written_lines = server.log.read_text().splitlines()
+    lines = [line.partition("Z ")[2] for line in written_lines]
     assert [line.split(" connection")[0] for line in lines if wanted.search(line)] == ["INFO login failed"] * 4
+    journal = [f"mx.example.org mailauth[42]: {line}" for line in written_lines]
+    assert [bool(wanted.search(line)) for line in journal] == [bool(wanted.search(line)) for line in lines]
     assert {found["host"] for line in lines if (found := wanted.search(line))} == {"127.0.0.1"}
     assert len([line for line in lines if line.startswith("INFO login connection")]) == 2
 
