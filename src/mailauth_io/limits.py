@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 QUIET_SECONDS: Final = 60.0
-"""Seconds in which a LogLimit admits its number of lines, so that an attack does not fill the log."""
+"""The period in seconds of a LogLimit, which prevents an attack from filling the log."""
 
 _REMEMBERED: Final = 1_024
-"""Maximum number of addresses whose keys are cached: they are needed several times in each connection."""
+"""Maximum number of addresses whose keys are cached: each connection needs them several times."""
 
 LOGGER: Final = logging.getLogger("mailauth_io")
 
@@ -39,31 +39,31 @@ LOGGER: Final = logging.getLogger("mailauth_io")
 class Limits:
     """The limits that ``serve`` and ``connect`` apply to their peers.
 
-    Raises ValueError for a number that is not above zero or not finite, and TypeError for anything else.
+    Raises ValueError for a number that is not above zero or not finite, and TypeError for a value that is not a number.
 
     Fields:
 
     connections
-        Maximum number of open connections, over all listeners that share a ConnectionLimiter.  One network (IPv4: /24,
+        Maximum number of open connections of all listeners that share a ConnectionLimiter.  One network (IPv4: /24,
         IPv6: /48), which usually has one owner, may have half of them, or *connections_per_address* if that is more.
     connections_per_address
         Maximum number of open connections from one address.  The ConnectionLimiter decides what one address is:
         with its defaults, all addresses of an IPv6 /64.
     proxy_header_timeout
-        Seconds for a whole PROXY header.  Use at least three, so that a lost segment can be sent again (PROXY
+        Seconds until the PROXY header is complete.  Use at least three, so that a lost segment can be sent again (PROXY
         protocol section 2).
     connect_timeout
         Seconds until ``connect`` has a TCP connection; the TLS handshake has its own timeout.  30 seconds is the
         default of Postfix (smtp_connect_timeout).
     handshake_timeout
-        Seconds for a whole TLS handshake; data received does not extend them.
+        Seconds until the TLS handshake is complete; data received does not restart the timeout.
     write_timeout
         Seconds that a write may wait for a peer that does not read; RFC 5321 section 4.5.3.2.5 requires at least
         three minutes for each block.
     min_rate
         Minimum average rate at which a peer must read, in bytes per second.  Each byte read adds 1 / *min_rate*
-        seconds to the time left, up to *write_timeout*.  No RFC gives a number; this is the minimum rate that
-        Postfix requires of incoming message content.
+        seconds to the time left, up to *write_timeout*.  No RFC gives a number; the default is the minimum rate that
+        Postfix requires of incoming message content (smtpd_min_data_rate).
 
     For example:
 
@@ -88,7 +88,7 @@ class Limits:
 
 
 class LogLimit:
-    """Admits a number of log lines a minute: *each* for each key, such as a network, and *most* in all.
+    """Limits log lines to *each* a minute for one key, such as a network, and *most* a minute in all.
 
     For example:
 
@@ -105,7 +105,7 @@ class LogLimit:
         self._suppressed = 0
 
     def log(self, level: int, name: str, fields: Mapping[str, object], key: object = None) -> None:
-        """Log the event *name*, with the number of lines that were suppressed since the last one, or suppress it."""
+        """Log the event *name*, with the number of lines suppressed before it, or suppress it if a limit is reached."""
         now = self._clock()
         if now >= self._ends:
             self._ends = now + QUIET_SECONDS
@@ -158,9 +158,9 @@ class ConnectionLimiter:
         return self._total
 
     def acquire(self, address: str) -> bool:
-        """Count a connection from *address*.  Returns False, and logs it, if it would exceed a limit.
+        """Count a connection from *address*.  Returns False, and logs the refusal, if it would exceed a limit.
 
-        After True the caller must call ``release()`` with the same address once the connection is closed.
+        After True, call ``release()`` once with the same address when the connection is closed.
         """
         limits = self._limits
         if self._total >= limits.connections:
@@ -187,7 +187,7 @@ class ConnectionLimiter:
                 del connections[key]
 
     def keys(self, address: str) -> tuple[object, object]:
-        """Return what counts as one address and as one network: the ``limit_key`` of *address*, and its network."""
+        """Return the keys by which *address* is counted: its ``limit_key``, and the network of this key."""
         return self._keys(address)
 
     def _log_refusal(self, address: str, reason: str) -> None:

@@ -48,12 +48,12 @@ A = TypeVar("A")
 E = TypeVar("E")
 
 LINGER_SECONDS: Final = 2.0
-"""Seconds to wait for each read after the last write, until the peer has closed its side too."""
+"""Maximum seconds to wait for each read after the last write, until the peer has closed its side too."""
 LINGER_TOTAL: Final = 10.0
-"""Seconds that these reads may take together: at one byte a second, LINGER_BYTES alone would allow days."""
+"""Maximum seconds for these reads together: at one byte a second, LINGER_BYTES alone would allow days."""
 LINGER_BYTES: Final = 1_048_576
-"""Bytes to read and discard after the last write.  Closing a socket that has unread data sends a reset, which can
-destroy the last reply before the peer has read it."""
+"""Maximum bytes to read and discard after the last write.  Closing a socket that has unread data sends a reset, which
+can destroy the last reply before the peer has read it."""
 _ENDLESS: Final = math.inf
 _CANCELLED: Final = "an earlier call was cancelled during a write, so data may be missing; close this connection"
 _ACTIONS: Final = (Send, NeedData, BeginTls, Paused, Closed)
@@ -197,7 +197,7 @@ class AsyncConnection(Generic[E]):
 
     @property
     def peer_closed(self) -> bool:
-        """Whether the peer has closed its sending side, as far as this can be known without reading.
+        """Whether the peer has closed its sending side.  False if the system cannot tell without reading (not Linux).
 
         The peer may still read: a client that writes a whole session and then closes its sending side waits for the
         replies.
@@ -206,11 +206,11 @@ class AsyncConnection(Generic[E]):
 
     @property
     def input_waiting(self) -> bool:
-        """Whether the peer has sent something that was not returned yet, or has closed its sending side.
+        """Whether the peer has sent data that was not returned yet, or has closed its sending side.  Nothing is read.
 
-        Nothing is read.  Call ``flush()`` before, so that what was read together with the last event counts too.  A
-        client that has no command unanswered expects nothing from the server: what arrives then, such as a 421 on an
-        idle connection, is not the reply to its next command.
+        On a client, call ``flush()`` first, so that data that was read together with the last event counts too.  If all
+        commands are answered, data from the server, such as a 421 on an idle connection, is not the reply to the next
+        command.
         """
         return bool(self._events) or (self._layer is not None and self._layer.ended) or self._stream.input_waiting()
 
@@ -239,7 +239,10 @@ class AsyncConnection(Generic[E]):
         self._stream.abort()
 
     async def aclose(self) -> None:
-        """End the session if it is still open, wait a bounded time until the peer closes too, and close the socket."""
+        """End the session if it is still open, wait until the peer closes its side, and close the socket.
+
+        The wait ends after ``LINGER_SECONDS`` without data, ``LINGER_TOTAL`` seconds or ``LINGER_BYTES``.
+        """
         try:
             if not (self._broken or self._closed or self._cannot_write):
                 self._machine.shut_down()
@@ -276,7 +279,7 @@ class AsyncConnection(Generic[E]):
                 self._events.append(event)
 
     async def _read(self, due: float) -> bytes | None:
-        """Read and decrypt.  Returns as ``Stream.read``; None also while a TLS record is incomplete."""
+        """Read and decrypt.  Returns as ``Stream.read()``; None also while a TLS record is incomplete."""
         layer = self._layer
         if layer is None:
             return await self._stream.read(due)
@@ -292,10 +295,10 @@ class AsyncConnection(Generic[E]):
         return layer.decrypt()
 
     def _write(self, data: bytes) -> Awaitable[None] | None:
-        """Encrypt *data* if TLS is active, and write it.  Returns as ``Stream.write``.
+        """Encrypt *data* if TLS is active, and write it.  Returns as ``Stream.write()``.
 
-        After a failed write this only lets other tasks run: 64 KiB of commands from a peer that has disconnected can
-        produce replies for minutes.
+        After a failed write, this writes nothing and only lets other tasks run: 64 KiB of commands from a peer that has
+        disconnected can take minutes.
         """
         if self._cannot_write:
             return self._stream.checkpoint()
@@ -306,7 +309,7 @@ class AsyncConnection(Generic[E]):
         self._cannot_write = self._indirect_write = True
 
     async def _read_to_end(self) -> None:
-        """After a failed write, pass the data that the peer sent before it closed, then the end of the stream."""
+        """After a failed write, pass the machine the data that the peer sent before, and then the end of the stream."""
         last = bytearray()
         due = self._stream.now() + LINGER_SECONDS
         try:
@@ -363,7 +366,7 @@ class AsyncConnection(Generic[E]):
         self._stream.half_close()
 
     async def _linger(self) -> None:
-        """Read and discard data until the peer closes, within the LINGER limits."""
+        """Read and discard data until the peer closes its side, within the LINGER limits."""
         if self._broken or self._cannot_write:
             return
         stream, left = self._stream, LINGER_BYTES
@@ -377,7 +380,7 @@ class AsyncConnection(Generic[E]):
 
 
 class AsyncServerConnection(AsyncConnection[E]):
-    """The server's side of one connection: iterate over its events, and answer its questions.
+    """The server side of one connection: iterate over its events, and answer its questions.
 
     For example:
 
@@ -428,7 +431,7 @@ class AsyncServerConnection(AsyncConnection[E]):
 
 
 class AsyncClientConnection(AsyncConnection[E]):
-    """The client's side of one connection: call ``send()``, then iterate over the events.
+    """The client side of one connection: call ``send()``, then iterate over the events.
 
     An asynchronous context manager: leaving it closes the connection, and aborts it after an exception.
 

@@ -57,7 +57,7 @@ class ListenerOptions(TypedDict):
 
 
 class Listener(ABC):
-    """A listening server: the value of the context of ``serve``.  Leaving the context closes it.
+    """A listening server: the object of ``async with serve(...) as listener``.  Leaving the context closes it.
 
     An adapter implements the abstract methods with the operations of its loop, and runs ``handle()`` for each
     connection.
@@ -82,9 +82,9 @@ class Listener(ABC):
         if self._implicit_tls and context is None:
             raise ValueError("implicit_tls=True needs an ssl_context; pass one")
         self.address: str = ""
-        """The address it listens on (the first one, if the host has several)."""
+        """The address on which it listens (the first one, if the host has several)."""
         self.port: int = 0
-        """The port it listens on; chosen by the system if 0 was requested."""
+        """The port on which it listens; chosen by the system if 0 was requested."""
         self.limits = limits = options["limits"]
         """The limits of the connections; each Stream gets them."""
         limiter = options["limiter"]
@@ -93,13 +93,15 @@ class Listener(ABC):
         if context is not None:
             self._tls_options = TlsOptions(context=context, timeout=limits.handshake_timeout, alpn=options["alpn"])
         self.grace = options["grace"]
-        """Seconds that sessions have to end after the listener begins to close."""
+        """The grace period: seconds in which sessions may end after ``shut_down()``."""
         self._proxy_from = tuple(options["proxy_from"])
         self._on_error = options["on_error"]
         self.closing = False
         """Whether ``shut_down()`` was called."""
         self.turns: Turns | None = None
-        """The turns of the event loop; None if each connection has a thread.  ``listen()`` sets it."""
+        """The turns of the event loop, the same object for all its listeners.  ``listen()`` sets it.
+
+        None: no turns, for an adapter with a thread for each connection."""
         self._connections: dict[Stream, AsyncServerConnection[Any] | None] = {}  # None: the session has not started
 
     @abstractmethod
@@ -115,7 +117,7 @@ class Listener(ABC):
 
     @abstractmethod
     def stop_accepting(self) -> None:
-        """Accept no more connections, and let the grace period begin.  ``shut_down()`` calls it, maybe repeatedly."""
+        """Accept no more connections, and start the grace period.  ``shut_down()`` may call it more than once."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -139,9 +141,9 @@ class Listener(ABC):
         self._connections.pop(stream, None)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
-        """Return whether *error* is the cancellation of another task that the session awaited.
+        """Return whether *error* is the cancellation of another task that the session awaited, not of the session.
 
-        An adapter overrides it if its loop raises such an error as if the session itself were cancelled.
+        An adapter overrides it if its loop raises the same exception in both cases, as asyncio does.
         """
         return False
 
@@ -234,8 +236,8 @@ def report_error(on_error: OnError | None, error: Exception, peer: Peer) -> None
 def _failure_in(error: BaseException) -> tuple[Exception | None, BaseException | None]:
     """Split *error* into the failure of the session and the rest, which is raised again.
 
-    The rest is a cancellation or the end of the program (SystemExit, KeyboardInterrupt).  A nursery that is cancelled
-    while one of its tasks fails raises both in one group.
+    The rest is a cancellation, SystemExit or KeyboardInterrupt.  A nursery that is cancelled while one of its tasks
+    fails raises both in one group.
     """
     if isinstance(error, Exception):
         return error, None

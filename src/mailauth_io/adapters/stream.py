@@ -46,8 +46,9 @@ class Peer:
 class Stream(ABC):
     """A connected TCP stream.  One task reads and writes; any task may call ``wake()`` and ``abort()``.
 
-    An adapter implements the abstract methods with the operations of its loop.  It appends what it receives to
-    ``unread``, and sets ``ended``; its ``__init__`` sets ``now`` before it calls this one.
+    An adapter implements the abstract methods with the operations of its loop.  It appends the data that it receives to
+    ``unread``, and sets ``ended`` at the end of the stream.  ``now`` must be set before ``__init__()`` of this class
+    runs, such as by a class attribute.
 
         while data := await stream.read(stream.now() + 60.0):
             await stream.write_all(data)
@@ -69,12 +70,12 @@ class Stream(ABC):
         self.woken = False
         """Whether ``wake()`` was called since the last wait."""
         self.share = Share()
-        """The turns of the event loop that this connection shares with others."""
+        """The events that this connection may cause, which it shares with the other connections of its network."""
         self.limit_key: object = None
-        """The ``mailauth.addresses.limit_key`` of the peer: the addresses of a share are served in turn."""
+        """The ``mailauth.addresses.limit_key`` of the peer: the addresses of a share are served in rotation."""
 
     def take(self) -> bytes | None:
-        """Return the data received so far; ``b""`` at the end of the stream or connection, None if there is none."""
+        """Return the data received so far; ``b""`` at the end of the stream or connection, None if no data arrived."""
         if data := self.unread:
             self.unread = b""
             return data
@@ -85,7 +86,7 @@ class Stream(ABC):
         """Wait until ``take()`` has something to return, or ``wake()`` is called.
 
         If ``unread``, ``ended`` or ``woken`` is set, return at once.  ``woken`` is False afterwards.  Raises
-        TimeoutError if neither happens by *due*, a time on the clock of ``now()``.  Cancellation loses no data.
+        TimeoutError if nothing happens by *due*, a time on the clock of ``now()``.  Cancellation loses no data.
         """
 
     async def read(self, due: float) -> bytes | None:
@@ -95,7 +96,7 @@ class Stream(ABC):
 
     @abstractmethod
     def write(self, data: bytes) -> Awaitable[None] | None:
-        """Pass *data* to the system.  Returns None if it accepted all of it, else an awaitable that waits until it has.
+        """Pass *data* to the system.  Returns None if it accepted all of it at once, else an awaitable for the rest.
 
         Raises OSError, now or when awaited, if the connection is lost or the peer reads too slowly (``Limits``).
         """
@@ -127,16 +128,16 @@ class Stream(ABC):
         return dropped
 
     def extend_deadline(self, due: float, written: int) -> float:
-        """Return the deadline of a pending write that had the deadline *due* and has written *written* bytes since.
+        """Return the new deadline of a write that had the deadline *due* and has written *written* bytes since.
 
-        ``limits.min_rate`` is the rate at which the peer must read.  The first deadline is ``limits.write_timeout``
-        after the start of the write.
+        The first deadline is ``limits.write_timeout`` seconds after the start of the write.  ``limits.min_rate`` is the
+        rate at which the peer must read.
         """
         return min(self.now() + self.limits.write_timeout, due + written / self.limits.min_rate)
 
     @abstractmethod
     def wake(self) -> None:
-        """End the pending wait in ``wait_readable()``.  If there is none, the next call returns at once."""
+        """End the pending wait in ``wait_readable()``.  If no task waits, the next call returns at once."""
 
     @abstractmethod
     def peer(self) -> Peer:
@@ -181,7 +182,7 @@ class Stream(ABC):
 
 
 def to_peer(name: Sequence[object] | None) -> Peer:
-    """Return the Peer for *name*, a result of ``getpeername()``.  Raises OSError if there is none.
+    """Return the Peer for *name*, a result of ``getpeername()``.  Raises OSError if *name* is empty or None.
 
     A link-local IPv6 address gets its zone, the number of the interface: another client may have it on another link.
     """

@@ -1,9 +1,9 @@
-"""Turns of the event loop, shared fairly between networks (architecture.md, invariant 4).
+"""Share the time of the event loop fairly between networks (architecture.md, invariant 4).
 
-A client can have hundreds of connections, and send 64 KiB of commands on each.  If the event loop served all of them
-before the next client, that client would wait for seconds.  So the connections of one network (IPv4: /24, IPv6: /48),
-which usually has one owner, share a number of events.  When these are used up, each connection waits for the next turn
-of its network.  In each turn of the event loop, one of the networks that wait gets a turn.
+A client can have hundreds of connections, and send 64 KiB of commands on each.  If the event loop processed all of them
+first, the next client would wait for seconds.  So the connections of one network (IPv4: /24, IPv6: /48), which usually
+has one owner, share a number of events.  When these are used up, they wait for the next turn of their network, which
+renews the number.  Networks that wait get turns in rotation, at most one in each iteration of the event loop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["CONNECTION", "EVENTS_PER_TURN", "HANDSHAKE", "LOGIN", "Flag", "Share
 EVENTS_PER_TURN: Final = 128
 """Events that the connections of one network may cause in one turn.  A read and a TLS record count as one each.
 
-A typical group of pipelined commands has fewer events, so it is not interrupted."""
+A typical group of pipelined commands causes fewer events, so it is not interrupted."""
 
 CONNECTION: Final = 8
-"""The start of a connection costs as much CPU time as this many events."""
+"""The start of a connection counts as this many events, since it takes as much CPU time."""
 
 HANDSHAKE: Final = EVENTS_PER_TURN
 """A TLS handshake counts as this many events: a signature with RSA takes a millisecond or more."""
@@ -37,16 +37,16 @@ LOGIN: Final = EVENTS_PER_TURN
 
 LINES_PER_NETWORK: Final = 10
 LINES: Final = 100
-"""Log lines a minute about connections without a session, such as failed TLS handshakes: for each network, and in all.
-A client can cause each with a few bytes."""
+"""Maximum log lines a minute about connections without a session, such as failed TLS handshakes: for each network, and
+in all.  A client can cause each with a few bytes."""
 
 _MOST_WOKEN: Final = 32
-"""Connections that are woken for one turn.  A client that waits for each reply needs two events at a time, a read and a
-command."""
+"""Maximum number of connections that are woken for one turn.  A client that waits for each reply uses only two events
+at a time, a read and a command, so one connection would not use up the turn."""
 
 
 class Flag(Protocol):
-    """What one task waits for, and another one sets: ``asyncio.Event`` or ``trio.Event``.
+    """An event that one task waits for and another task sets, such as ``asyncio.Event`` or ``trio.Event``.
 
     For example:
 
@@ -71,14 +71,14 @@ class Flag(Protocol):
 class _Waiter:
     woken: Flag
     turn: int = 0
-    """The number of the turn that it begins when it runs; 0 if it was woken for what another one leaves."""
+    """The number of the turn that this task begins; 0 if it was woken to use events that are left in a turn."""
 
 
 class Share:
-    """What the connections of one network may do in a turn: *left* is the number of events.
+    """The events that the connections of one network may cause until its next turn: *left* is their number.
 
-    It falls below zero if the last event counts as more than one.  ``Share()`` is for one connection that shares
-    nothing.
+    It falls below zero if the last event counts as more than one.  ``Share()`` is for a single connection: waiting for
+    it only lets other tasks run.
 
     For example:
 
@@ -95,10 +95,10 @@ class Share:
         self._waiting: OrderedDict[object, deque[_Waiter]] = OrderedDict()  # by address, without empty ones
 
     async def wait(self, key: object, checkpoint: Callable[[], Awaitable[None]]) -> None:
-        """Wait until *left* is above zero, at least for one turn of the event loop.
+        """Wait until *left* is above zero.  Other tasks run at least once meanwhile.
 
         *key* is the ``mailauth.addresses.limit_key`` of the connection: the addresses of a network are served in
-        turn.  *checkpoint* lets other tasks run.
+        rotation.  *checkpoint* lets other tasks run.
         """
         turns = self._turns
         if turns is None:
@@ -124,7 +124,7 @@ class Share:
             turns.ended(waiter.turn)
 
     def log(self, level: int, name: str, fields: Mapping[str, object]) -> None:
-        """Log an event of a connection, at most ten a minute for each network."""
+        """Log an event of a connection without a session, at most ten a minute for each network and 100 in all."""
         if self._turns is None:
             LOGGER.log(level, Event(name, dict(fields)))
         else:
@@ -139,9 +139,9 @@ class Share:
             del self._waiting[key]
 
     def wake(self, turn: int) -> bool:
-        """Wake a connection that begins the turn number *turn*, and others that use what it leaves.
+        """Wake the connection that begins the turn with the number *turn*, and others for the events that it leaves.
 
-        Return False if all of these have been woken before, and have not run yet.
+        Return False if all of them were already woken and have not run since.
         """
         woken = False
         each = max(1, _MOST_WOKEN // len(self._waiting))
@@ -155,10 +155,10 @@ class Share:
 
 
 class Turns:
-    """The turns of one event loop.
+    """The turns of the networks on one event loop.
 
-    A network is given a turn in one turn of the event loop.  In a later one, the connection that was woken first begins
-    the turn, and gives the next.
+    A network gets a turn when one of its connections is woken for it.  When this connection runs, in a later iteration
+    of the event loop, the turn begins: the events of the network are renewed, and the next network gets a turn.
 
     For example:
 
@@ -177,7 +177,7 @@ class Turns:
         self._given = 0
         """The number of the last turn that was given."""
         self._current = 0
-        """The number of the turn that was given and has not begun; 0 if there is none."""
+        """The number of the turn that was given and has not begun, or 0."""
 
     def share(self, network: object) -> Share:
         """Return the share of *network*, a ``mailauth.addresses.limit_network``."""
@@ -187,11 +187,11 @@ class Turns:
         return share
 
     def add(self, share: Share) -> None:
-        """Let *share* wait for turns, after those that wait already."""
+        """Let *share* wait for a turn, after those that already wait."""
         self._waiting.setdefault(share)
 
     def remove(self, share: Share) -> None:
-        """Let *share* wait no more."""
+        """End the wait of *share*."""
         self._waiting.pop(share, None)
 
     def is_current(self, turn: int) -> bool:
@@ -199,7 +199,7 @@ class Turns:
         return turn == self._current != 0
 
     def ended(self, turn: int) -> None:
-        """Give the next turn if *turn* is the current one, or if there is none."""
+        """Give the next turn if *turn* is the current one, or if no turn is pending."""
         if self._current not in (0, turn):
             return
         self._current = 0
