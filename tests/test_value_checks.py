@@ -462,7 +462,7 @@ def test_a_mechanism_that_returns_no_step_is_an_error_of_its_author() -> None:
     exchange = sasl.ServerExchange(Careless(tls=True))
     with pytest.raises(LocalProtocolError) as raised:
         exchange.begin(None)
-    assert str(raised.value) == "PLAIN returned bytes, which is no step; return a Challenge, a question or a result"
+    assert str(raised.value) == "PLAIN returned bytes, not a step; return a Challenge, a question or a result"
 
 
 def login(mechanism: str) -> list[object]:

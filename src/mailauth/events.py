@@ -222,7 +222,7 @@ class BeginTls:
 
 @attrs.frozen
 class Paused:
-    """There is no event until the open question is answered, or ``tls_started()`` is called.
+    """No event is returned until the open question is answered, or ``tls_started()`` is called.
 
     For example:
 

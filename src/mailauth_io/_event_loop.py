@@ -32,7 +32,7 @@ class Adapter(Protocol):
 
 
 def current_adapter() -> Adapter:
-    """Return the adapter for the running event loop.  Raises RuntimeError if there is none."""
+    """Return the adapter for the running event loop.  Raises RuntimeError outside an event loop."""
     if runs_on_trio():
         from . import on_trio
 

@@ -64,7 +64,7 @@ class ClientConnection(ClientMachine[ClientEvent]):
 
     @property
     def timestamp(self) -> bytes | None:
-        """The timestamp of the greeting, for APOP; None if there is none or it is not a msg-id (CVE-2007-1558)."""
+        """The timestamp of the greeting, for APOP; None without one, or if it is not a msg-id (CVE-2007-1558)."""
         return self._timestamp
 
     def send(self, command: Command) -> None:

@@ -58,8 +58,8 @@ def password_mechanisms(
     A mechanism that cannot carry the name or password, such as SCRAM for a password with an emoji, is left out.
 
     *channel_binding* ``"prefer"``: SCRAM with channel binding is used if the server offers it; there is one mechanism
-    for each binding of the connection.  ``"require"``: there are no other mechanisms.  ``"none"``: there is no SCRAM
-    with channel binding, and the others tell the server that the client does not support it (flag ``n``), which is
+    for each binding of the connection.  ``"require"``: only these mechanisms are returned.  ``"none"``: SCRAM is used
+    without channel binding, and tells the server that the client does not support it (flag ``n``), which is
     necessary if the server offers a binding that does not work.
 
     *tls* is the TLS layer of the connection; *entropy* is at least 16 random bytes, new for each login; *password* is

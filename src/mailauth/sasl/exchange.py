@@ -209,7 +209,7 @@ class ServerExchange:
             case question:
                 if not isinstance(cast(object, question), Question):
                     found = f"{self._mechanism.name} returned {type(question).__name__}"
-                    raise LocalProtocolError(f"{found}, which is no step; return a Challenge, a question or a result")
+                    raise LocalProtocolError(f"{found}, not a step; return a Challenge, a question or a result")
                 self._was_asked = True
                 self._question = question
                 self._turn = _Turn.APPLICATION

@@ -331,7 +331,8 @@ class SmtpClient:
     async def _reply(self) -> smtp.Reply:
         """Return the next reply.  A 4yz that ends the session is the reply to all further commands.
 
-        Raises ConnectionFailed if the server has ended the session by another reply: 221 is no success of a command.
+        Raises ConnectionFailed if the server has ended the session by another reply: 221 does not mean that a command
+        succeeded.
         """
         if self._last_reply is not None:
             return self._last_reply
