@@ -261,8 +261,8 @@ class GrantTable:
         for other in self._all_at(grant._key):
             if not any(other is kept for kept in others):
                 self._drop(other)
-        elsewhere = self._by_identity.of(identity)
-        for other in elsewhere[: max(0, len(elsewhere) - self._addresses + 1)]:
+        held = self._by_identity.of(identity)
+        for other in held[: max(0, len(held) - self._addresses + 1)]:
             self._drop(other)
         self._put(grant._key, (*others, grant))
         self._by_identity.add(grant)

@@ -1,6 +1,6 @@
-"""Calls in threads that are abandoned when nobody waits for them any more, and how they notice it.
+"""Calls in threads that are abandoned when their result is no longer awaited, and how they notice it.
 
-This module does without anyio, because ``mailauth fetch`` does.
+This module does not use anyio, because ``mailauth fetch`` does not need it.
 """
 
 from __future__ import annotations
