@@ -307,7 +307,7 @@ def test_one_module_decides_what_one_address_is() -> None:
     stores = {"mailauth_io.stores.sqlite_grants", "mailauth_io.stores.redis_grants"}
     assert users["grant_key"] >= {*stores, "mailauth_io.stores.grants", "mailauth_io.cli.grants_command"}
     assert users["numeric_grant_key"] == {"mailauth.grants"}
-    tables = {f"mailauth_io.{name}" for name in ("limits", "server._failed_logins", "server._inbound_quota")}
+    tables = {"mailauth_io.limits", "mailauth_io.server._failed_logins"}
     assert users["limit_key"] >= {*tables, "mailauth_io.server._state"}
 
 

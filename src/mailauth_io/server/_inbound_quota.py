@@ -7,11 +7,7 @@ limited by ``stores.Budget``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from ipaddress import IPv4Address, IPv6Address
 from typing import Final
-
-from mailauth.addresses import limit_key, limit_network
 
 from ..stores import BudgetExceeded
 
@@ -19,20 +15,20 @@ SHARE: Final = 4
 """The divisor of the budget: one address may hold a quarter of it, or one message of the maximum size if that is more.
 A client that starts messages and never completes them gets 452, and other clients can still deliver."""
 
-
 NETWORK: Final = 2
 """One network (IPv4: /24, IPv6: /48), which usually has one owner, may hold this many times as much as one address."""
 
-_REMEMBERED: Final = 1024
-"""Maximum number of addresses whose keys are cached: computing them takes longer than counting a chunk."""
-
 
 class InboundQuota:
-    """Bytes of incoming content by address.  *most* is the limit for one address; *key* decides what one address is."""
+    """Bytes of incoming content by address.
 
-    def __init__(self, most: int, key: Callable[[str], IPv4Address | IPv6Address | str] = limit_key) -> None:
+    *most* is the limit for one address.  *keys* is ``ConnectionLimiter.keys``, which decides what one address and one
+    network are.
+    """
+
+    def __init__(self, most: int, keys: Callable[[str], tuple[object, object]]) -> None:
         self._most = most
-        self._keys = lru_cache(_REMEMBERED)(partial(_keys, key))
+        self._keys = keys
         self._by_address: dict[object, int] = {}  # no entries with 0 bytes
         self._by_network: dict[object, int] = {}
 
@@ -56,8 +52,3 @@ class InboundQuota:
             left = held.pop(key, 0) - size
             if left > 0:
                 held[key] = left
-
-
-def _keys(key: Callable[[str], IPv4Address | IPv6Address | str], address: str) -> tuple[object, object]:
-    counted = key(address)
-    return counted, limit_network(counted)

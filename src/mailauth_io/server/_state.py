@@ -100,6 +100,9 @@ class ServerState:
             grants = _grants(config, stores.grants, clock)
             grant_service = GrantService(grants, config.no_grants_from + config.proxy_from, clock=clock)
         by_address = partial(limit_key, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes)
+        limiter = ConnectionLimiter(
+            config.limits, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes
+        )
         return cls(
             config=config,
             stores=stores,
@@ -115,11 +118,9 @@ class ServerState:
             grant_service=grant_service,
             clock=clock,
             sleep=anyio.sleep if sleep is None else sleep,
-            limiter=ConnectionLimiter(
-                config.limits, ipv6_prefix=config.limit_ipv6_prefix, nat64_prefixes=config.nat64_prefixes
-            ),
+            limiter=limiter,
             limit_key=by_address,
-            inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size), by_address),
+            inbound_quota=InboundQuota(max(stores.budget.size // SHARE, config.max_message_size), limiter.keys),
             next_hop=NextHopState(stores.outbox) if isinstance(stores.outbox, NextHop) else None,
             failures=FailedLogins(longest=config.failure_delay, key=by_address),
             on_error=on_error,

@@ -12,6 +12,7 @@ from mailauth import Question, smtp
 from mailauth_io import server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
+from mailauth_io.limits import ConnectionLimiter
 from mailauth_io.server._inbound_quota import InboundQuota
 from mailauth_io.server._state import ServerState
 from mailauth_io.server.smtp_session import SmtpSession
@@ -26,7 +27,7 @@ ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "200
 
 def test_quota_limits_content_per_address() -> None:
     """architecture.md, invariant 4.  A rejected chunk is not counted; a /64 counts as one address in any spelling."""
-    inbound_quota = InboundQuota(100)
+    inbound_quota = InboundQuota(100, ConnectionLimiter().keys)
     inbound_quota.take("192.0.2.1", 60)
     with pytest.raises(BudgetExceeded):
         inbound_quota.take("::ffff:192.0.2.1", 41)
@@ -39,7 +40,7 @@ def test_quota_limits_content_per_address() -> None:
 
 def test_quota_limits_content_per_network() -> None:
     """The owner of a /48 has 65,536 addresses, which could use up the memory for all messages together."""
-    inbound_quota = InboundQuota(100)
+    inbound_quota = InboundQuota(100, ConnectionLimiter().keys)
     inbound_quota.take("2001:db8:0:1::1", 100)
     inbound_quota.take("2001:db8:0:2::1", 90)
     with pytest.raises(BudgetExceeded):
@@ -53,7 +54,7 @@ def test_quota_limits_content_per_network() -> None:
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
 def test_quota_table_is_empty_after_all_content_is_released(messages: list[tuple[str, int]]) -> None:
     """The table has one entry for each address with incoming content."""
-    inbound_quota = InboundQuota(100)
+    inbound_quota = InboundQuota(100, ConnectionLimiter().keys)
     taken = []
     for address, data in messages:
         try:
