@@ -104,18 +104,23 @@ class LogLimit:
         self._logged: Counter[object] = Counter()
         self._suppressed = 0
 
-    def log(self, level: int, name: str, fields: Mapping[str, object], key: object = None) -> None:
-        """Log the event *name*, with the number of lines suppressed before it, or suppress it if a limit is reached."""
+    def admits(self, key: object = None) -> bool:
+        """Count a line, and return whether it may be logged."""
         now = self._clock()
         if now >= self._ends:
             self._ends = now + QUIET_SECONDS
             self._logged.clear()
         if self._logged[key] >= self._each or self._logged.total() >= self._most:
             self._suppressed += 1
-            return
+            return False
         self._logged[key] += 1
-        LOGGER.log(level, Event(name, {**fields, "suppressed": self._suppressed or None}))
-        self._suppressed = 0
+        return True
+
+    def log(self, level: int, name: str, fields: Mapping[str, object], key: object = None) -> None:
+        """Log the event *name*, with the number of lines suppressed before it, or suppress it if a limit is reached."""
+        if self.admits(key):
+            LOGGER.log(level, Event(name, {**fields, "suppressed": self._suppressed or None}))
+            self._suppressed = 0
 
 
 class ConnectionLimiter:

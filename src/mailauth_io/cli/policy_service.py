@@ -11,8 +11,9 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from .. import logs, server
+from .._descriptor_limit import raise_descriptor_limit
 from .._event_loop import check_event_loop
-from . import descriptors, grants_option, references
+from . import grants_option, references
 from .errors import ConfigError
 from .settings import Settings
 
@@ -26,7 +27,7 @@ def run(settings: Settings, port: int) -> None:
     """
     with contextlib.closing(grants_option.required(settings)) as grants:
         logs.start(settings.log_format, settings.log_level)
-        descriptors.raise_limit()
+        raise_descriptor_limit()
         try:
             check_event_loop(settings.loop)
         except ImportError as error:

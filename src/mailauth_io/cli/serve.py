@@ -17,10 +17,11 @@ from typing import Final, NoReturn
 import anyio
 
 from .. import logs, server
+from .._descriptor_limit import raise_descriptor_limit
 from .._event_loop import check_event_loop
 from .._files import replace_file
 from ..logs import Event
-from . import config, descriptors, grants_option, references
+from . import accept_errors, config, grants_option, references
 from .errors import ConfigError
 from .settings import Settings
 
@@ -42,8 +43,8 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the files are about to be read; nothing to reload yet
     serving = config.read(settings)
     logs.start(settings.log_format, settings.log_level)
-    descriptors.raise_limit()
-    descriptors.install_accept_error_filter()
+    raise_descriptor_limit()
+    accept_errors.install_accept_error_filter()
     try:
         check_event_loop(serving.loop)
     except ImportError as error:

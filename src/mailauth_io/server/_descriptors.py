@@ -5,11 +5,11 @@ Without descriptors no file can be opened: a client that holds all of them would
 
 from __future__ import annotations
 
-import contextlib
 from typing import Final
 
 import attrs
 
+from .._descriptor_limit import raise_descriptor_limit
 from ..limits import Limits
 from ..logs import Event
 from ._log import LOGGER
@@ -50,7 +50,7 @@ def fit_connections(wanted: int, *, descriptors: int, reserved: int, advice: str
     limit is very low, a quarter of it is for connections.
     """
     needed = wanted * descriptors + reserved
-    limit = _raise_limit(needed)
+    limit = raise_descriptor_limit(needed)
     if limit is None or limit >= needed:
         return wanted
     connections = max(max(limit - reserved, limit // 4) // descriptors, 1)
@@ -62,22 +62,3 @@ def fit_connections(wanted: int, *, descriptors: int, reserved: int, advice: str
     )
     LOGGER.warning(Event("descriptors", {"warning": text.rstrip()}))
     return connections
-
-
-def _raise_limit(needed: int) -> int | None:
-    """Raise the soft limit of open files to *needed*, if it is lower.  Return the limit; None if there is none.
-
-    It is not raised further: a program that uses ``select()`` fails with descriptors over 1,023.
-    """
-    try:
-        import resource
-    except ImportError:  # not available on every system
-        return None
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return None
-    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft < allowed:
-        with contextlib.suppress(OSError, ValueError):  # macOS has another limit, of the whole system
-            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

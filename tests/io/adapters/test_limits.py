@@ -18,10 +18,11 @@ import pytest
 from mailauth import ACCEPT, pop3, smtp
 from mailauth.addresses import Network
 from mailauth_io import server, stores
+from mailauth_io._descriptor_limit import raise_descriptor_limit
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
 from mailauth_io.adapters.stream import Peer, Stream, to_peer
-from mailauth_io.cli import descriptors
+from mailauth_io.cli import accept_errors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits, LogLimit
 from tests.io import loops
 from tests.io.by_hand import read_line
@@ -290,7 +291,7 @@ def test_descriptor_limit_is_raised_to_the_hard_limit() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
-        descriptors.raise_limit()
+        raise_descriptor_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -299,7 +300,7 @@ def test_descriptor_limit_is_raised_to_the_hard_limit() -> None:
 def test_running_out_of_descriptors_is_logged_once_per_minute() -> None:
     """The event loops log every attempt, with a traceback."""
     clock = Clock()
-    few = descriptors.AcceptErrorFilter(clock)
+    few = accept_errors.AcceptErrorFilter(clock)
 
     def record(error: OSError) -> logging.LogRecord:
         return logging.LogRecord("asyncio", logging.ERROR, "", 0, "accept %s", ("failed",), (OSError, error, None))
@@ -320,7 +321,7 @@ def test_running_out_of_descriptors_is_logged_once_per_minute() -> None:
 async def test_running_out_of_descriptors_pauses_accepting(loop: loops.Loop) -> None:
     """Open connections continue; new ones wait, and are served when there is room again."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = descriptors.AcceptErrorFilter()
+    few = accept_errors.AcceptErrorFilter()
     loggers = [logging.getLogger(name) for name in ("asyncio", "trio.serve_listeners")]
     for logger in loggers:
         logger.addFilter(few)
