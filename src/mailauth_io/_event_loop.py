@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol, TypeVar
 
+from ._daemon_threads import FILES
 from .adapters.functions import Connect, Serve, ServePop3, ServeSmtp
 
 E = TypeVar("E")
@@ -64,7 +65,7 @@ async def run_in_thread(function: Callable[[], T]) -> T:
         import trio
 
         return await trio.to_thread.run_sync(function, abandon_on_cancel=True)
-    return await asyncio.to_thread(function)
+    return await FILES.run(function)
 
 
 def runs_on_trio() -> bool:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import errno
 import math
-import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final, TypeVar, Unpack, cast
 from weakref import WeakKeyDictionary
 
 from . import adapters
+from ._daemon_threads import LOOKUPS
+from ._lookup import resolve
 from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
 from .adapters.turns import Turns
 from .limits import Limits
@@ -284,60 +283,12 @@ class Listener(adapters.Listener):
             raise cancelled
 
 
-MAX_LOOKUPS: Final = 40
-"""Threads of one event loop that look up host names.  trio has the same number for all blocking calls."""
-
-_lookups: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
-"""The free threads of each event loop."""
-
-
 async def _look_up(host: str, port: int) -> list[str]:
-    """Return the IP addresses of *host*, the preferred one first.  Raises OSError.
-
-    The lookup runs in a daemon thread, which is abandoned when the caller is cancelled, and keeps its place until it
-    ends.  In the executor of the event loop, a few names whose servers do not respond would stop all other work there
-    (architecture.md, invariant 12), and the loop and the interpreter would wait for them when they end.
-    """
+    """Return the IP addresses of *host*, the preferred one first.  Raises OSError."""
     try:
-        return _resolve(host, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        pass  # not an IP address
-    loop = asyncio.get_running_loop()
-    free = _lookups.setdefault(loop, asyncio.Semaphore(MAX_LOOKUPS))
-    found: asyncio.Future[list[str]] = loop.create_future()
-
-    def end(addresses: list[str], error: Exception | None) -> None:
-        free.release()
-        if found.done():
-            return  # abandoned
-        if error is None:
-            found.set_result(addresses)
-        else:
-            found.set_exception(error)
-
-    def run() -> None:
-        addresses: list[str] = []
-        failure: Exception | None = None
-        try:
-            addresses = _resolve(host, port)
-        except Exception as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the event loop has ended
-            loop.call_soon_threadsafe(end, addresses, failure)
-
-    await free.acquire()
-    try:
-        threading.Thread(target=run, name="mailauth lookup", daemon=True).start()
-    except RuntimeError:
-        free.release()
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-    return await found
-
-
-def _resolve(host: str, port: int, flags: int = 0) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    return list(dict.fromkeys(socket.getnameinfo(address, numeric)[0] for *_, address in found))
+        return resolve(host, port, socket.AI_NUMERICHOST)
+    except socket.gaierror:  # not an IP address
+        return await LOOKUPS.run(lambda: resolve(host, port))
 
 
 async def _open_stream(host: str, port: int, local_address: str | None, limits: Limits) -> Stream:

@@ -331,7 +331,7 @@ class Names(Kind):
             gate()
             raise socket.gaierror(socket.EAI_NONAME, "no answer")
 
-        monkeypatch.setattr(_relay, "_resolve", resolve)
+        monkeypatch.setattr(_relay, "resolve", resolve)
 
         async def one() -> None:
             assert await self._check(25) == "no answer"

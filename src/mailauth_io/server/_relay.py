@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from mailauth import (
 
 from .._event_loop import current_adapter
 from .._line_ends import PIECE
+from .._lookup import resolve
 from .._workers import DNS
 from ..adapters import AsyncClientConnection
 from ..adapters.tls.verification import describe_verification
@@ -373,7 +373,7 @@ class RelayConnection:
         """
         hop = self._hop
         failure: Exception = OSError(f"no address found for {hop.host}")
-        addresses = await DNS.run(_resolve, hop.host, hop.port, timeout=hop.timeouts.recipient)
+        addresses = await DNS.run(resolve, hop.host, hop.port, timeout=hop.timeouts.recipient)
         for number, address in enumerate(addresses, 1):
             try:
                 with fail_after(None if number == len(addresses) else hop.timeouts.connect):
@@ -590,13 +590,6 @@ def _may_have_refused_all(event: smtp.ClientEvent | None) -> bool:
     if isinstance(event, smtp.AuthenticationRejected):
         return event.reply.code >= 500 or bool(event.earlier)
     return not isinstance(event, sasl.Authenticated)
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    """Return the IP addresses of *host*, the preferred one first.  It blocks until the name servers have answered."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    return list(dict.fromkeys(socket.getnameinfo(address, numeric)[0] for *_, address in found))
 
 
 def _is_seven_bit(content: MessageContent) -> bool:

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from mailauth import smtp
-from mailauth_io import on_asyncio
+from mailauth_io import _daemon_threads
 from mailauth_io.adapters import Limits
 from mailauth_io.client import ConnectionFailed, sync
 from tests.io import loops
@@ -176,7 +176,7 @@ async def test_names_that_are_not_answered_do_not_delay_another(loop: loops.Loop
 async def test_lookup_that_is_abandoned_keeps_its_place_until_it_ends(
     loop: loops.Loop, names: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_asyncio, "MAX_LOOKUPS", 1)
+    monkeypatch.setattr(_daemon_threads.LOOKUPS, "most", 1)
     if loop.name == "trio":
         trio.to_thread.current_default_thread_limiter().total_tokens = 1
     with silent() as listener:

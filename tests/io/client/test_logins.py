@@ -13,6 +13,7 @@ import pytest
 
 from mailauth import sasl
 from mailauth_io import client, server, stores
+from mailauth_io.client import sync
 from tests.io.client.peers import Script, ehlo, pop3_server, smtp_server
 from tests.io.scripted_hop import Break, ScriptedHop
 from tests.io.server_support import PASSWORD, TIMEOUT, Run, at_once, on_both_loops
@@ -253,9 +254,29 @@ def test_call_can_be_cancelled_while_the_files_of_the_trusted_cas_are_read(
                 await client.submit(MESSAGE, ALICE, [BOB], host="127.0.0.1", port=1)
             assert not readable.is_set()
         finally:
-            readable.set()  # asyncio waits for the thread at its end
+            readable.set()
 
     run(main)
+
+
+def test_call_without_an_event_loop_does_not_wait_for_the_files_of_the_trusted_cas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their disk may not respond."""
+    readable = threading.Event()
+    waits: list[bool] = []
+
+    def create_default_context() -> ssl.SSLContext:
+        waits.append(readable.wait(TIMEOUT))
+        return client_context()
+
+    monkeypatch.setattr(ssl, "create_default_context", create_default_context)
+    try:
+        with pytest.raises(client.ConnectionFailed, match="timed out"):
+            sync.submit(MESSAGE, ALICE, [BOB], host="127.0.0.1", port=1, timeout=0.05)
+        assert waits == []
+    finally:
+        readable.set()
 
 
 @on_both_loops
