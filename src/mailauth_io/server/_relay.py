@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import ssl
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-import attrs
 from anyio import current_time, fail_after
 
 from mailauth import (
@@ -33,51 +30,29 @@ from .._line_ends import PIECE
 from .._lookup import resolve
 from .._workers import DNS
 from ..adapters import AsyncClientConnection
-from ..adapters.tls.verification import describe_verification
 from ..client import ClientError, ConnectionFailed, ServerRejected, SmtpClient
 from ..limits import Limits
 from ..logs import Event
 from ..stores import DeliveryRejected, Envelope, MessageContent
 from ._log import log
 from ._next_hop_state import NextHopState
+from ._relay_replies import (
+    BUSY,
+    FAILURES,
+    LOOP,
+    NO_EIGHT_BITS,
+    TAKEN_BACK,
+    TOO_BIG,
+    ConnectionLost,
+    client_reply,
+    failure_reply,
+    is_server_fault,
+    login_failure,
+    reason,
+    recipient_reply,
+)
 from ._session_limiter import Place, RelayClient
 from .next_hop import Login
-
-UNREACHABLE: Final = smtp.Reply(451, "4.4.1", "next hop unavailable, try again later")
-BUSY: Final = smtp.Reply(451, "4.3.2", "too many sessions with the next hop, try again later")
-TAKEN_BACK: Final = smtp.Reply(451, "4.3.2", "client too slow while others wait for the next hop, try again later")
-LOOP: Final = smtp.Reply(451, "4.4.6", "mail loop: the next hop is this server")
-NO_EIGHT_BITS: Final = smtp.Reply(554, "5.6.3", "next hop does not support 8BITMIME, message not converted")
-TOO_BIG: Final = smtp.Reply(554, "5.3.4", "message size exceeds the limit of the next hop")
-
-MAX_TEXT: Final = 400
-"""Maximum number of characters of a next-hop reply that are passed on, so that it fits on one line.  No RFC gives a
-number."""
-
-_TRUST_HINT: Final = "use --relay-ca FILE, or the ssl_context of NextHop, to trust its CA"
-_NAME_HINT: Final = "use a host name for the relay that is in the certificate"
-_UNBOUND_HINT: Final = "--relay-mechanism SCRAM-SHA-256, or mechanism= of NextHop"
-
-_TOO_MANY_RECIPIENTS: Final = (552, "5.5.3")
-"""An old code for a temporary failure: the client should send the rest in another transaction (RFC 5321 section
-4.5.3.1.10).  Without the enhanced status code, 552 may mean that the mailbox is full."""
-
-_SERVER_FAULT_CODES: Final = frozenset({503, 521, 523, 524, 525, 530, 534, 535, 538})
-"""Permanent reply codes that report a problem with this server's session or login, not with the mail: the commands are
-out of order (503), the next hop accepts no mail at all (521, RFC 7504), and those for TLS and logins (RFC 4954 section
-6, and the registry of RFC 5248).  They must not cause a bounce."""
-
-_SERVER_FAULT_STATUS: Final = frozenset({"5.7.8", "5.7.9", "5.7.10", "5.7.11", "5.7.12", "5.7.13"})
-"""The same as enhanced status codes, which may come with another code such as 550 (RFC 4954 section 6, and the registry
-of RFC 5248)."""
-
-
-class _ConnectionLost(Exception):
-    """The transaction at the next hop has failed.  The text is the reason; *reply* is sent to the client."""
-
-    def __init__(self, reason: str, reply: smtp.Reply = UNREACHABLE) -> None:
-        super().__init__(reason)
-        self.reply = reply
 
 
 class _StartTlsFailed(Exception):
@@ -86,9 +61,6 @@ class _StartTlsFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__()
         self.cause = cause
-
-
-_FAILURES: Final = (_ConnectionLost, ClientError, OSError, LocalProtocolError, RemoteProtocolError, ValueError)
 
 
 class RelayConnection:
@@ -167,14 +139,12 @@ class RelayConnection:
                         self.end_transaction()
                         return self.refusal
                 reply = await self._ask_about_mail(smtp.Rcpt(forward_path=path))
-        except _FAILURES as error:
+        except FAILURES as error:
             return self._fail_transaction(error)
         if reply.positive:
             self._has_recipient = True
             return ACCEPT
-        if self._has_recipient and (reply.code, reply.enhanced_status_code) == _TOO_MANY_RECIPIENTS:
-            return _client_reply(attrs.evolve(reply, enhanced_status_code="4.5.3"), code=452)
-        return _client_reply(reply)
+        return recipient_reply(reply, first=not self._has_recipient)
 
     def end_transaction(self) -> None:
         """Report that the client's transaction has ended, or needs the next hop no more.
@@ -225,12 +195,12 @@ class RelayConnection:
                     reply = self._check_about_mail(await self._ask_next_hop(smtp.MessageComplete()))
                 if early:  # it may reject the message before its end, as Exim does, but cannot accept it
                     if reply.positive:
-                        raise _ConnectionLost(f"replied {reply.code} before the end of the message")
+                        raise ConnectionLost(f"replied {reply.code} before the end of the message")
                     self._abort()
-        except _FAILURES as error:
+        except FAILURES as error:
             raise DeliveryRejected(self._fail_transaction(error)) from None
         if not reply.positive:
-            raise DeliveryRejected(_client_reply(reply))
+            raise DeliveryRejected(client_reply(reply))
         self._log(logging.INFO, "message relayed", repeatable=False, queue_id=envelope.queue_id, reply=reply)
         return _RelayedMessage()
 
@@ -247,7 +217,7 @@ class RelayConnection:
                 await self._check_silence()
                 if self._open is None or (await self._ask_next_hop(smtp.Rset())).positive:
                     return await self._send_mail(mail)
-            except _FAILURES:
+            except FAILURES:
                 pass  # lost while idle or at the first command: the transaction can start on a new connection
             self._abort()
         await self.connect(client)
@@ -269,7 +239,7 @@ class RelayConnection:
                 raise
             return TOO_BIG
         if not reply.positive:
-            return _client_reply(reply)
+            return client_reply(reply)
         self._open = mail
         self._has_recipient = False
         self._client_seconds = self._hop.timeouts.session / 2
@@ -282,7 +252,7 @@ class RelayConnection:
                 await self._check_silence()
                 if (await self._ask_next_hop(smtp.Rset())).positive:
                     self._open = None
-        except _FAILURES:
+        except FAILURES:
             self._abort()
 
     async def connect(self, client: RelayClient) -> None:
@@ -296,7 +266,7 @@ class RelayConnection:
         try:
             self._place = await self._state.sessions.acquire(client, self._make_room, hop.timeouts.session)
         except TimeoutError:
-            raise _ConnectionLost("too many sessions (max_sessions)", BUSY) from None
+            raise ConnectionLost("too many sessions (max_sessions)", BUSY) from None
         in_clear = not hop.needs_tls and self._state.tls_failure.is_recent(self._clock())
         try:
             await self._connect(in_clear=in_clear)
@@ -313,7 +283,7 @@ class RelayConnection:
         self._open = None
         client, connection = await self._connect_to_any(in_clear=in_clear)
         if client.tls is None and hop.needs_tls:
-            raise _ConnectionLost("TLS is required and not available")
+            raise ConnectionLost("TLS is required and not available")
         if hop.login is not None:
             await self._log_in(client, connection, hop.login)
 
@@ -328,7 +298,7 @@ class RelayConnection:
         history = self._state.login_history
         mechanisms = login.mechanisms(client.tls, clear_text=hop.clear_text_login, only=hop.mechanism)
         if not mechanisms:  # a -PLUS form was named, and Python knows no channel binding for this certificate
-            raise _ConnectionLost(f"{hop.mechanism} cannot be used on this connection")
+            raise ConnectionLost(f"{hop.mechanism} cannot be used on this connection")
         names = client.extensions.get("AUTH", "").upper().split()
         offered = history.sort(mechanism for mechanism in mechanisms if mechanism.name in names)
         retry = history.may_retry(self._clock())
@@ -349,20 +319,9 @@ class RelayConnection:
                 skipped = ",".join(each.name for each in refused)
                 self._log(logging.WARNING, "next hop refused a mechanism", refused=skipped, mechanism=worked.name)
         elif isinstance(event, smtp.AuthenticationRejected):
-            raise self._login_failure(event)
+            raise login_failure(event)
         else:
-            raise _ConnectionLost("closed the connection during the login")
-
-    @staticmethod
-    def _login_failure(event: smtp.AuthenticationRejected) -> _ConnectionLost:
-        """Return the exception for a refused login.  It does not quote the reply, which may contain the credentials."""
-        reply = event.reply
-        tried = ", ".join(each.mechanism for each in (*event.earlier, event))
-        text = f"login rejected with {reply.code} {reply.enhanced_status_code} ({tried})"
-        if event.channel_bindings:
-            bindings = ", ".join(event.channel_bindings)
-            text += f"; if the relay does not support channel binding ({bindings}), use {_UNBOUND_HINT}"
-        return _ConnectionLost(text)
+            raise ConnectionLost("closed the connection during the login")
 
     async def _connect_to_any(self, *, in_clear: bool) -> tuple[SmtpClient, AsyncClientConnection[smtp.ClientEvent]]:
         """Begin a session at the first address of the next hop with which this succeeds.
@@ -394,7 +353,7 @@ class RelayConnection:
         self._client = client = SmtpClient(connection, machine, timeout=hop.timeouts.final_reply)
         greeting = await client.start(client_name=self._host_name)
         if self._state.token in greeting.text:
-            raise _ConnectionLost("it is this server, so that mail would loop", LOOP)
+            raise ConnectionLost("it is this server, so that mail would loop", LOOP)
         if client.tls is None and hop.ssl_context is not None and "STARTTLS" in client.extensions and not in_clear:
             if await self._start_tls(client):
                 await client.hello(self._host_name)
@@ -436,12 +395,12 @@ class RelayConnection:
         return reply
 
     async def _check_silence(self) -> None:
-        """Raise _ConnectionLost if the next hop has said something since its last reply, or has closed the connection.
+        """Raise ConnectionLost if the next hop has said something since its last reply, or has closed the connection.
 
         A server that waits too long for a command says so: 421, 451 or even 221.  That is no reply to the next command.
         """
         if await self._has_spoken():
-            raise _ConnectionLost("closed the connection, or sent a reply to no command")
+            raise ConnectionLost("closed the connection, or sent a reply to no command")
 
     async def _has_spoken(self) -> bool:
         """Return whether the next hop has said something since its last reply, or has closed the connection."""
@@ -454,7 +413,7 @@ class RelayConnection:
     @property
     def _open_client(self) -> SmtpClient:
         if self._client is None:
-            raise _ConnectionLost("not connected")
+            raise ConnectionLost("not connected")
         return self._client
 
     async def _ask_about_mail(self, command: smtp.Mail | smtp.Rcpt | smtp.Data) -> smtp.Reply:
@@ -465,14 +424,14 @@ class RelayConnection:
         """Return *reply*, unless it is about this server instead of the mail."""
         if reply.code == 530:
             self._state.tls_failure.clear()  # it may require TLS: the next transaction tries STARTTLS again
-        if reply.code in _SERVER_FAULT_CODES or reply.enhanced_status_code in _SERVER_FAULT_STATUS:
-            raise _ConnectionLost(f"refuses mail from this server: {reply}")
+        if is_server_fault(reply):
+            raise ConnectionLost(f"refuses mail from this server: {reply}")
         return reply
 
     def _checked(self, reply: smtp.Reply) -> smtp.Reply:
         """Return *reply*, unless the next hop ends the session with it."""
         if reply.code == 421:
-            raise _ConnectionLost(f"closed the connection with {reply}", _client_reply(reply, code=451))
+            raise ConnectionLost(f"closed the connection with {reply}", client_reply(reply, code=451))
         return reply
 
     def _fail_transaction(self, error: Exception) -> smtp.Reply:
@@ -482,11 +441,7 @@ class RelayConnection:
         """
         self._abort()
         self._log(logging.ERROR, "next hop failed", reason=reason(error))
-        self.refusal = UNREACHABLE
-        if isinstance(error, _ConnectionLost):
-            self.refusal = error.reply
-        elif isinstance(error, ServerRejected) and isinstance(error.reply, smtp.Reply) and error.reply.code == 421:
-            self.refusal = _client_reply(error.reply, code=451)
+        self.refusal = failure_reply(error)
         return self.refusal
 
     def _log(self, level: int, event: str, *, repeatable: bool = True, **fields: object) -> None:
@@ -515,7 +470,7 @@ class RelayConnection:
         self._client = self._connection = self._open = self._place = None
         self._state.sessions.mark_busy(place)
         try:
-            with contextlib.suppress(*_FAILURES):
+            with contextlib.suppress(*FAILURES):
                 with fail_after(self._hop.timeouts.quit):
                     await client.aclose()
         finally:
@@ -553,29 +508,9 @@ async def check_next_hop(state: NextHopState, host_name: str) -> str | None:
         with fail_after(state.hop.timeouts.check):
             async with RelayConnection(state, host_name=host_name, session="-", clock=time.monotonic) as relaying:
                 await relaying.connect(RelayClient(""))
-    except _FAILURES as error:
+    except FAILURES as error:
         return reason(error)
     return None
-
-
-def reason(error: Exception) -> str:
-    """Return the reason of a next-hop failure for the log.  It contains no text from a login."""
-    if isinstance(error, ConnectionFailed) and isinstance(error.__cause__, Exception):
-        return reason(error.__cause__)
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _one_line(describe_verification(error, trust=_TRUST_HINT, name=_NAME_HINT))
-    if isinstance(error, ssl.SSLError):
-        found = getattr(error, "reason", None)  # of OpenSSL: WRONG_VERSION_NUMBER
-        return f"TLS failed: {_one_line(found.replace('_', ' ').lower() if found else str(error))}"
-    if isinstance(error, RemoteProtocolError):
-        return f"it violated the protocol: {_one_line(str(error))}"
-    if isinstance(error, OSError) and error.errno:
-        # asyncio has its own text for a refused connection.  The number of a socket.gaierror is negative.
-        return os.strerror(error.errno) if error.errno > 0 else _one_line(error.strerror or str(error))
-    kind = "" if isinstance(error, (_ConnectionLost, ClientError, LocalProtocolError)) else f"{type(error).__name__}: "
-    return f"{kind}{_one_line(str(error))}"
 
 
 def _weight(error: Exception) -> tuple[bool, bool]:
@@ -594,18 +529,3 @@ def _may_have_refused_all(event: smtp.ClientEvent | None) -> bool:
 
 def _is_seven_bit(content: MessageContent) -> bool:
     return all(chunk.isascii() for chunk in content.chunks)
-
-
-def _client_reply(reply: smtp.Reply, *, code: int | None = None) -> smtp.Reply:
-    """Return *reply* as it is sent to the client: on one line, always with an enhanced status code.
-
-    *code* replaces its code.  So does 451 or 554 if the code is one that cannot be sent, such as 571 (RFC 5321 section
-    4.2: the second digit is 0 to 5); a client decides by the first digit (section 4.2.1).
-    """
-    enhanced = reply.enhanced_status_code or f"{reply.code // 100}.0.0"
-    return smtp.Reply(code or reply.with_standard_code().code, enhanced, _one_line(reply.text))
-
-
-def _one_line(text: str) -> str:
-    """Return *text* in printable ASCII on one line, so that it cannot forge a line of the log."""
-    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:MAX_TEXT]

@@ -11,7 +11,7 @@ from mailauth import LocalProtocolError, RemoteProtocolError
 from mailauth_io.adapters.tls.verification import describe_verification
 from mailauth_io.client import ConnectionFailed
 from mailauth_io.client._server import describe
-from mailauth_io.server._relay import reason
+from mailauth_io.server._relay_replies import reason
 from tests.io.tls import client_context, server_context
 
 
