@@ -112,13 +112,14 @@ class Workers:
 
     Calls with the same *key*, such as those for one maildrop, have at most *share* of them.  Only half of the threads
     are for the second and each further call of any key: a few maildrops whose disk does not respond leave the other
-    half to the first calls of others.  *timeout* is that of each call, in seconds.
+    half to the first calls of others.
     """
 
     def __init__(self, most: int, *, share: int | None = None, timeout: float | None = None) -> None:
         self._most = most
         self._share = most if share is None else share
-        self._timeout = timeout
+        self.timeout = timeout
+        """The seconds that a call may take, the wait for a free thread included.  None: any time."""
         self._admissions: RunVar[_Admission] = RunVar("workers")
 
     async def run(
@@ -128,10 +129,9 @@ class Workers:
 
         Cancelling the wait does not stop the function, unless it calls ``check_abandoned()``: it is abandoned, and
         keeps its place among the threads until it ends.  So it is if it has not ended after *timeout* seconds, which
-        replaces that of the Workers; then raises TimeoutError.  The wait for a free thread counts.  A call without
-        *key* has a key of its own.
+        replaces that of the Workers; then raises TimeoutError.  A call without *key* has a key of its own.
         """
-        with move_on_after(self._timeout if timeout is None else timeout):
+        with move_on_after(self.timeout if timeout is None else timeout):
             admission, counted = self.admission, object() if key is None else key
             await admission.acquire(counted)
             return await run_in_thread(lambda _: admission.release(counted), function, *args, abandon_on_cancel=True)

@@ -43,7 +43,7 @@ from mailauth_io import _workers, server
 from mailauth_io.cli import main, serve
 
 serve.EXIT_MARGIN = 0.5
-_workers.FILES._timeout = 3.0
+_workers.FILES.timeout = 3.0
 server.NextHop.__init__.__kwdefaults__["timeouts"] = server.Timeouts(recipient=1.0, check=0.1)
 
 def hang(*_, **__):
@@ -179,7 +179,7 @@ def test_a_maildrop_on_a_hanging_disk_delays_no_other(loop: str, tmp_path: Path)
 
 
 def test_a_delivery_that_waits_for_the_disk_does_not_delay_the_end(loop: str, tmp_path: Path) -> None:
-    patch = DISK + "_workers.FILES._timeout = 600.0\n"
+    patch = DISK + "_workers.FILES.timeout = 600.0\n"
     content = (b"DATA\r\n", b"Subject: x\r\n\r\nx\r\n.\r\n")
     with serving(loop, tmp_path, patch=patch) as server, waiting_clients(server, "alice@example.test", *content):
         server.check_other_work()
