@@ -17,6 +17,7 @@ from .._checks import type_name
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
+from ..stores.protocols import PartialMaildrop
 from ._results import WrongResult, check_result, check_returned_interface
 from ._session import Next, Session
 from ._state import ServerState
@@ -117,9 +118,9 @@ class Pop3Session(Session[pop3.ServerEvent]):
             opened.close()
             raise
         self._maildrop = opened
-        unreadable: tuple[tuple[Path, str], ...] = getattr(opened, "unreadable", ())  # a Maildir has it
-        for path, reason in unreadable[:MAX_UNREADABLE]:
-            self._log_unreadable(path, reason, repeatable=False)
+        if isinstance(opened, PartialMaildrop):
+            for path, reason in opened.unreadable[:MAX_UNREADABLE]:
+                self._log_unreadable(path, reason, repeatable=False)
         return snapshot
 
     def _log_unreadable(self, path: Path, reason: str | None, *, repeatable: bool = True) -> None:

@@ -8,7 +8,8 @@ coroutines, so that they work while a task is cancelled.  They never raise.  doc
 from __future__ import annotations
 
 from collections.abc import Collection, Set
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -190,6 +191,22 @@ class OpenedMaildrop(Protocol):
         Called on the event loop, also while the session is cancelled, so it must not block: slow work is handed to a
         thread, and not awaited.
         """
+
+
+@runtime_checkable
+class PartialMaildrop(Protocol):
+    """An OpenedMaildrop that may leave out messages: that of a Maildir.  The server logs them.
+
+    For example:
+
+        if isinstance(opened, PartialMaildrop):
+            print(opened.unreadable)
+    """
+
+    @property
+    def unreadable(self) -> tuple[tuple[Path, str], ...]:
+        """The files that are left out, each with the reason."""
+        ...
 
 
 class Maildrops(Protocol):

@@ -22,6 +22,7 @@ from mailauth_io._files import Folder
 from mailauth_io._maildir import MAX_MESSAGE, Listing, MaildirPath, StagedFile, read_data, sweep
 from mailauth_io._workers import FILES, UNLOCKING
 from mailauth_io.stores import MaildirMaildrops, OpenedMaildrop, _maildir_messages, _wire_sizes, maildir_maildrops
+from mailauth_io.stores.protocols import PartialMaildrop
 from tests.io.line_echo import cancel_when_blocked
 from tests.io.server_support import Run, on_both_loops
 from tests.io.stores.test_maildirs import foreign
@@ -40,8 +41,8 @@ def sparse(directory: Path, name: str, size: int) -> Path:
 
 def unreadable(maildrop: OpenedMaildrop) -> list[tuple[str, str]]:
     """Return what is logged as not readable."""
-    found: tuple[tuple[Path, str], ...] = maildrop.unreadable  # type: ignore[attr-defined]  # of a Maildir
-    return [(path.name, reason) for path, reason in found]
+    assert isinstance(maildrop, PartialMaildrop)
+    return [(path.name, reason) for path, reason in maildrop.unreadable]
 
 
 # Large files

@@ -26,6 +26,7 @@ from mailauth_io.stores import (
     MemoryOutbox,
     MessageContent,
 )
+from mailauth_io.stores.protocols import PartialMaildrop
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.stores.test_maildirs import foreign, make_maildir
 from tests.io.stores.test_maildrops import opened, put, whole
@@ -244,7 +245,8 @@ def test_hard_link_to_a_file_of_another_user_is_no_message(run: Run, mode: int, 
         maildrop = await opened(MaildirMaildrops(tmp_path / "mail"), "alice")
         texts = [await whole(maildrop, number) for number in range(1, len(maildrop.messages) + 1)]
         assert texts == ([b"a\r\n", b"a\r\n", b"b\r\n"] if mode == 0o700 else [b"b\r\n"])
-        assert "3.x is a hard link to a file of another user" in dict(maildrop.unreadable).values()  # type: ignore[attr-defined]
+        assert isinstance(maildrop, PartialMaildrop)
+        assert "3.x is a hard link to a file of another user" in dict(maildrop.unreadable).values()
         maildrop.close()
         os.link(tmp_path / "secret", maildir / "link")
         (maildir / "link").rename(maildir / "mailauth.lock")
