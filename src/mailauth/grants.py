@@ -256,15 +256,15 @@ class GrantTable:
         grant = Grant(to_address(self._key(address)), identity, now + self._lifetime)
         if not self._lifetime:
             return grant
-        others = [other for other in self._all_at(grant._key) if other.identity != identity]
-        del others[: max(0, len(others) - self._identities + 1)]
-        for other in self._all_at(grant._key):
-            if not any(other is kept for kept in others):
-                self._drop(other)
-        held = self._by_identity.of(identity)
-        for other in held[: max(0, len(held) - self._addresses + 1)]:
-            self._drop(other)
-        self._put(grant._key, (*others, grant))
+        for replaced in [other for other in self._all_at(grant._key) if other.identity == identity]:
+            self._drop(replaced)
+        for grants, most in (
+            (self._all_at(grant._key), self._identities),
+            (self._by_identity.of(identity), self._addresses),
+        ):
+            for oldest in grants[: max(0, len(grants) - most + 1)]:
+                self._drop(oldest)
+        self._put(grant._key, (*self._all_at(grant._key), grant))
         self._by_identity.add(grant)
         self._order.append(grant)
         while self._count > self._max_grants:
