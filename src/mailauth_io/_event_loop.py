@@ -59,8 +59,8 @@ async def fail_after(seconds: float) -> AsyncGenerator[None]:
             yield
 
 
-async def run_in_thread(function: Callable[[], T]) -> T:
-    """Call *function* in a thread, and return its result.  After a cancellation the thread goes on, and is ignored."""
+async def run_in_daemon_thread(function: Callable[[], T]) -> T:
+    """Call *function* in a daemon thread, and return its result.  A cancellation abandons the thread."""
     if runs_on_trio():
         import trio
 

@@ -24,7 +24,7 @@ from mailauth import (
 )
 
 from .._checks import check_client_context, field
-from .._event_loop import current_adapter, fail_after, run_in_thread
+from .._event_loop import current_adapter, fail_after, run_in_daemon_thread
 from ..adapters import AsyncClientConnection
 from ..adapters.tls.channel_binding import WITHOUT_HINT
 from ..adapters.tls.verification import describe_verification
@@ -249,7 +249,7 @@ async def open_connection(
         if context is None and server.tls != "none":
             # It reads the files of the trusted CAs, each time: they can change while the program runs.
             async with fail_after(server.timeout):
-                context = await run_in_thread(ssl.create_default_context)
+                context = await run_in_daemon_thread(ssl.create_default_context)
         connection = await current_adapter().connect(
             build_once,
             server.host,

@@ -154,7 +154,7 @@ class RelayConnection:
         if self._place is not None:
             self._state.sessions.mark_idle(self._place)
 
-    def client_turn(self) -> None:
+    def begin_client_wait(self) -> None:
         """Report that the server waits for the client now.
 
         A client has half of ``Timeouts.session`` for a transaction.  When they are used up, another session that waits
@@ -163,7 +163,7 @@ class RelayConnection:
         if self._place is not None and not self._place.idle:
             self._state.sessions.mark_waiting(self._place, current_time() + self._client_seconds)
 
-    def server_turn(self, progress: float) -> None:
+    def end_client_wait(self, progress: float) -> None:
         """Report that the wait for the client has ended.  *progress* is added to the seconds that are left for it."""
         if self._place is not None and not self._place.idle:
             left = self._place.deadline - current_time() + progress

@@ -63,14 +63,14 @@ class _TimedEvents:
         return self
 
     async def __anext__(self) -> smtp.ServerEvent:
-        self.hop.client_turn()
+        self.hop.begin_client_wait()
         event = await anext(self.connection)
         progress = 0.0
         if isinstance(event, MessageChunk):
             progress = len(event.data) / self.min_rate
         elif isinstance(event, smtp.Rcpt):
             progress = RECIPIENT_SECONDS
-        self.hop.server_turn(progress)
+        self.hop.end_client_wait(progress)
         return event
 
 

@@ -291,7 +291,7 @@ def test_time_of_a_client_is_used_up_by_waits_for_it_only(run: Run, monkeypatch:
             events.append(event)
             await anext(timed)
             now += 100.0
-            relaying.client_turn()
+            relaying.begin_client_wait()
             return relaying._place.deadline - now if relaying._place else math.nan
 
         assert math.isnan(await left_after(1.0, smtp.Noop()))  # it has no session
