@@ -17,7 +17,7 @@ from mailauth_io import server, stores
 from mailauth_io._calls import CallAbandoned, check_abandoned
 from mailauth_io._maildir import MaildirPath
 from mailauth_io._workers import DNS, FILES, Cleanup, Workers
-from mailauth_io.server import _relay
+from mailauth_io.server import _next_hop_session, _relay
 from mailauth_io.server._next_hop_state import NextHopState
 from mailauth_io.stores import Hashing, LoginSource, maildir_maildrops, sqlite_grants
 from mailauth_io.stores._bounded_executor import THREADS
@@ -331,7 +331,7 @@ class Names(Kind):
             gate()
             raise socket.gaierror(socket.EAI_NONAME, "no answer")
 
-        monkeypatch.setattr(_relay, "resolve", resolve)
+        monkeypatch.setattr(_next_hop_session, "resolve", resolve)
 
         async def one() -> None:
             assert await self._check(25) == "no answer"

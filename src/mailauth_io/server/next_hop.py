@@ -1,4 +1,4 @@
-"""The configuration of the next hop, the server to which remote mail is relayed.  The connection is in ``_relay``."""
+"""The configuration of the next hop, the server to which remote mail is relayed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from mailauth import smtp
 from mailauth_io import server
-from mailauth_io.server import _relay
+from mailauth_io.server import _next_hop_session, _relay
 from tests.io import loops
 from tests.io.next_hops import (
     BY_STARTTLS,
@@ -40,7 +40,7 @@ def test_next_address_is_tried_when_one_is_unavailable(
     run: Run, implicit_tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RFC 5321 section 5.1.  The certificate must be valid for the name of the next hop, not for the address."""
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     double = Double()
 
     def client(served: Served) -> None:
@@ -69,7 +69,7 @@ def test_next_address_is_tried_when_one_rejects_the_session(
     run: Run, monkeypatch: pytest.MonkeyPatch, greeting: bytes, replies: dict[str, bytes]
 ) -> None:
     """RFC 5321 section 5.1: another address may be another server.  Mail is sent to one of them only."""
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     double = Double()
 
     def client(served: Served) -> None:
@@ -89,7 +89,7 @@ def test_rejection_is_reported_if_no_address_accepts_the_session(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, addresses: list[str]
 ) -> None:
     """It says more than the refused connection to the other address."""
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: addresses)
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: addresses)
     hop = ScriptedHop(greeting=b"421 4.3.2 busy\r\n")
 
     def client(served: Served) -> None:
@@ -103,7 +103,7 @@ def test_rejection_is_reported_if_no_address_accepts_the_session(
 
 
 def test_next_address_is_not_tried_when_one_rejects_the_mail(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     double = Double()
 
     def client(served: Served) -> None:
@@ -137,7 +137,7 @@ def test_next_address_is_tried_when_one_is_silent(
     run: Run, monkeypatch: pytest.MonkeyPatch, step: type[object]
 ) -> None:
     """The last one may take the rest of the 270 seconds."""
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     silent, double = Double(deeds={step: [Fault.FALL_SILENT]}), Double()
 
     def client(served: Served) -> None:
@@ -151,7 +151,7 @@ def test_next_address_is_tried_when_one_is_silent(
 def test_next_address_is_tried_when_one_is_silent_in_the_tls_handshake(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     double = Double()
 
     def client(served: Served) -> None:
@@ -171,8 +171,9 @@ def test_last_address_is_not_limited_by_the_time_for_the_others(run: Run, monkey
         limits.append(seconds)
         return anyio.fail_after(seconds)
 
-    monkeypatch.setattr(_relay, "fail_after", noted)
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.8", "127.0.0.1"])
+    for module in (_relay, _next_hop_session):
+        monkeypatch.setattr(module, "fail_after", noted)
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.8", "127.0.0.1"])
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
@@ -188,7 +189,7 @@ def test_next_address_is_tried_when_starttls_fails_at_one(
     run: Run, monkeypatch: pytest.MonkeyPatch, required: bool, breaks: Break
 ) -> None:
     """No mail is sent in clear text if another address has TLS."""
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: ["127.0.0.9", "127.0.0.1"])
     double = Double()
 
     def client(served: Served) -> None:
@@ -207,7 +208,7 @@ def test_next_address_is_tried_when_starttls_fails_at_one(
 def test_clear_text_is_used_if_starttls_fails_and_the_other_addresses_are_unavailable(
     run: Run, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
-    monkeypatch.setattr(_relay, "resolve", lambda host, port: addresses)
+    monkeypatch.setattr(_next_hop_session, "resolve", lambda host, port: addresses)
     hop = ScriptedHop(Break.CLOSED)
 
     def client(served: Served) -> None:

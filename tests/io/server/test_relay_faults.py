@@ -14,7 +14,7 @@ import pytest
 
 from mailauth import ACCEPT, MessageChunk, smtp
 from mailauth_io import server
-from mailauth_io.server import _relay
+from mailauth_io.server import _next_hop_session
 from tests.io.next_hops import (
     CLOSE,
     CONTENT,
@@ -106,7 +106,7 @@ def test_next_hop_whose_name_has_no_address_gives_451(
     def resolve(host: str, port: int) -> list[str]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(_relay, "resolve", resolve)
+    monkeypatch.setattr(_next_hop_session, "resolve", resolve)
 
     def client(served: Served) -> None:
         with logged_in(served) as smtp:
@@ -435,7 +435,7 @@ def test_host_with_a_dot_at_its_end_is_verified_by_its_name_without_the_dot(
         resolved.append(host)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(_relay, "resolve", resolve)
+    monkeypatch.setattr(_next_hop_session, "resolve", resolve)
     double = Double()
 
     def client(served: Served) -> None:

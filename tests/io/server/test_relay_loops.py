@@ -213,7 +213,7 @@ def test_loop_is_detected_before_a_login_or_mail_is_sent_and_no_other_address_is
         tried.append(host)
         return ["127.0.0.1", "127.0.0.1"]
 
-    monkeypatch.setattr("mailauth_io.server._relay.resolve", resolve)
+    monkeypatch.setattr("mailauth_io.server._next_hop_session.resolve", resolve)
     double = ScriptedHop()
 
     async def main() -> list[str]:
