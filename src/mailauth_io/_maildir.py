@@ -144,34 +144,41 @@ def unique_name(file_name: str) -> str:
     return _SIZES.sub("", base) or base if "=" in base else base
 
 
-class Listing(dict[str, list[File]]):
-    """The files with each unique name: one, unless several files have the same unique name.  In order of the names.
+@attrs.frozen
+class Listing:
+    """The files of messages in a Maildir."""
+
+    files: dict[str, list[File]]
+    """By unique name, in the order of the names.  A list has one file, unless several have the same unique name."""
+    left_out: int
+    """The number of files that are left out, since there are more than MAX_LISTED."""
+
+
+def list_messages(folders: Mapping[str, Folder]) -> Listing:
+    """List the files in *folders*.  Raises OSError, and CallAbandoned (see ``check_abandoned()``).
 
     A file that another program moves meanwhile may be listed in both places.
 
     Only regular files count: a symbolic link could point to a file that its creator must not read.
     ``mailbox.Maildir`` follows links, and needs one more system call per message.
     """
-
-    def __init__(self, folders: Mapping[str, Folder]) -> None:
-        """Raises OSError, and CallAbandoned (see ``check_abandoned()``)."""
-        super().__init__()
-        found: list[tuple[str, str, str]] = []  # unique name, place, name
-        self.left_out = 0
-        """The number of files that are left out, since there are more than MAX_LISTED."""
-        for place, folder in folders.items():
-            with os.scandir(folder.number) as entries:
-                for entry in entries:
-                    check_abandoned()
-                    name = entry.name
-                    if name.startswith(".") or not entry.is_file(follow_symlinks=False):
-                        continue
-                    found.append((unique_name(name), place, name))
-                    if len(found) >= 2 * MAX_LISTED:
-                        self.left_out += _keep_newest(found)
-        self.left_out += _keep_newest(found)
-        for unique, place, name in found:
-            self.setdefault(unique, []).append((place, name))
+    found: list[tuple[str, str, str]] = []  # unique name, place, name
+    left_out = 0
+    for place, folder in folders.items():
+        with os.scandir(folder.number) as entries:
+            for entry in entries:
+                check_abandoned()
+                name = entry.name
+                if name.startswith(".") or not entry.is_file(follow_symlinks=False):
+                    continue
+                found.append((unique_name(name), place, name))
+                if len(found) >= 2 * MAX_LISTED:
+                    left_out += _keep_newest(found)
+    left_out += _keep_newest(found)
+    files: dict[str, list[File]] = {}
+    for unique, place, name in found:
+        files.setdefault(unique, []).append((place, name))
+    return Listing(files, left_out)
 
 
 def _keep_newest(files: list[tuple[str, str, str]]) -> int:

@@ -18,7 +18,7 @@ from mailauth import pop3
 
 from .._calls import CallAbandoned, check_abandoned
 from .._files import Folder
-from .._maildir import File, Listing, check_size, message_folders, read_data
+from .._maildir import File, check_size, list_messages, message_folders, read_data
 from ._wire_sizes import WireSizes
 
 _FAULT_OF_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -66,10 +66,11 @@ class MaildirMessages:
         self._listed: Mapping[str, list[File]] = {}
         with message_folders(maildir) as folders:
             self._folders = folders
-            self._listed = listed = Listing(folders)
-            count = sum(map(len, listed.values()))
-            if listed.left_out:
-                reason = f"too many files: the newest {count} are listed, and {listed.left_out} are not"
+            listing = list_messages(folders)
+            self._listed = listing.files
+            count = sum(map(len, listing.files.values()))
+            if listing.left_out:
+                reason = f"too many files: the newest {count} are listed, and {listing.left_out} are not"
                 self.unreadable[Path(maildir.path)] = reason
             sizes = WireSizes(maildir, count)
             try:
@@ -88,7 +89,7 @@ class MaildirMessages:
             try:
                 found = self._examine(name, sizes)
             except FileNotFoundError:  # another program has moved or deleted a file since it was listed
-                self._listed = Listing(self._folders)
+                self._listed = list_messages(self._folders).files
                 try:
                     found = self._examine(name, sizes)
                 except FileNotFoundError:
@@ -199,7 +200,7 @@ class MaildirMessages:
 
     def relist(self, folders: Mapping[str, Folder]) -> None:
         """List the folders again.  Raises OSError, and CallAbandoned."""
-        self._listed = Listing(folders)
+        self._listed = list_messages(folders).files
 
     def moved(self, files: MessageFiles, folders: Mapping[str, Folder]) -> list[File]:
         """Return where *files* were at the last listing: another program renames them to set flags."""

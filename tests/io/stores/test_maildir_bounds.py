@@ -19,7 +19,7 @@ from mailauth import pop3
 from mailauth_io import _maildir
 from mailauth_io._calls import CallAbandoned
 from mailauth_io._files import Folder
-from mailauth_io._maildir import MAX_MESSAGE, Listing, MaildirPath, StagedFile, read_data, sweep
+from mailauth_io._maildir import MAX_MESSAGE, MaildirPath, StagedFile, list_messages, read_data, sweep
 from mailauth_io._workers import FILES, UNLOCKING
 from mailauth_io.stores import MaildirMaildrops, OpenedMaildrop, _maildir_messages, _wire_sizes, maildir_maildrops
 from mailauth_io.stores.protocols import PartialMaildrop
@@ -144,8 +144,8 @@ def test_a_message_that_could_not_be_read_again_is_not_written(tmp_path: Path, m
 def newest(directory: Path) -> tuple[list[str], int]:
     """Return the names of the files that are listed, and the number of the others."""
     with Folder.open(directory) as folder, _maildir.message_folders(folder) as folders:
-        found = Listing(folders)
-    return [name for files in found.values() for _, name in files], found.left_out
+        found = list_messages(folders)
+    return [name for files in found.files.values() for _, name in files], found.left_out
 
 
 def test_the_newest_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +322,7 @@ def test_every_loop_over_files_and_data_can_be_stopped(
             monkeypatch.setattr(module, "check_abandoned", stop)
     with Folder.open(tmp_path) as folder, _maildir.message_folders(folder) as folders:
         functions: dict[str, Callable[[], object]] = {
-            "list": lambda: Listing(folders),
+            "list": lambda: list_messages(folders),
             "sweep": lambda: sweep(folder),
             "read": lambda: list(read_data(folders["new"], "1.x")),
             "hash": lambda: _maildir_messages.content_digest(folders["new"], "1.x"),
