@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Never, Self
 
@@ -97,7 +98,7 @@ class RenewingContext(ssl.SSLContext):
     async def check_in_thread(self, *, at_once: bool = False) -> None:
         """Call ``check_files()`` in a thread.  A failure is logged, not raised."""
         try:
-            await FILES.run(self._check, at_once, key=self._files)
+            await FILES.run(partial(self.check_files, at_once=at_once), key=self._files)
         except Exception as error:  # whatever it is, the server goes on with the previous certificate
             reason = f"{self._files[0]} cannot be checked: {describe_error(error)}"
             LOGGER.error(Event("certificate", {"warning": reason}))
@@ -110,9 +111,6 @@ class RenewingContext(ssl.SSLContext):
         reason.  Each later check tries again, since the reason may not be in the files: the certificate is not valid
         yet, or no descriptor is free.  If the certificate expires soon, the log has a warning, once a day.
         """
-        self._check(at_once)
-
-    def _check(self, at_once: bool) -> None:
         with self._lock:
             self._reload(at_once)
             self._warn()
