@@ -128,7 +128,7 @@ class Share:
         if self._turns is None:
             LOGGER.log(level, Event(name, dict(fields)))
         else:
-            self._turns.events.log(level, name, fields, self)
+            self._turns.log_limit.log(level, name, fields, self)
 
     def _remove(self, waiter: _Waiter, key: object) -> None:
         """Remove *waiter*, and move its address to the end."""
@@ -172,8 +172,8 @@ class Turns:
         self.flag = flag
         self._shares: WeakValueDictionary[object, Share] = WeakValueDictionary()
         self._waiting: OrderedDict[Share, None] = OrderedDict()
-        self.events = LogLimit(LINES_PER_NETWORK, LINES)
-        """The log lines about connections without a session."""
+        self.log_limit = LogLimit(LINES_PER_NETWORK, LINES)
+        """Limits the log lines about connections without a session."""
         self._given = 0
         """The number of the last turn that was given."""
         self._current = 0
