@@ -144,7 +144,8 @@ class MemoryAccounts:
     async def refresh(self, *, at_once: bool = False) -> Changes | None:
         """Reload the file if it has changed (see ``Accounts.refresh``).
 
-        If it is invalid, the accounts are unchanged.
+        If it cannot be read or has no valid account, the accounts are unchanged: it may be half-written, or a program
+        that writes it has failed.
         """
         if self._file is None:
             return None
@@ -154,9 +155,11 @@ class MemoryAccounts:
             return Changes(warnings=(f"{error}; the accounts are unchanged",))
         if written is None:
             return None
-        before = self._accounts
-        self._accounts, errors = collect([*self._fixed, *written], self._domains)
-        number = len(self._accounts)
+        accounts, errors = collect([*self._fixed, *written], self._domains)
+        if all(account.problem or mailbox_name(account.name, self._domains) is None for account in written):
+            return Changes(warnings=(f"{self._file.path} has no valid account; the accounts are unchanged", *errors))
+        before, self._accounts = self._accounts, accounts
+        number = len(accounts)
         revoked = {
             name
             for name, account in before.items()

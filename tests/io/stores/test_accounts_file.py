@@ -262,6 +262,43 @@ def test_unreadable_file_is_reported_once_and_changes_nothing(run: Run, server_s
 
 
 @on_both_loops
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("", 0),
+        ("# no accounts\n\n", 0),
+        ("alice\nbob\n", 2),
+        ("alice:{PLA", 1),
+        ("../alice:{PLAIN}one\n", 1),
+        ("a\0l\0i\0c\0e\0:\0{\0P\0L\0A\0I\0N\0}\0", 1),
+    ],
+    ids=["empty", "comments", "no colons", "half a line", "an invalid name", "UTF-16"],
+)
+def test_a_file_without_a_valid_account_changes_nothing(
+    run: Run, server_state: ServerState, text: str, errors: int
+) -> None:
+    """A program that writes the file has failed, for example.  The log says so once."""
+
+    async def main() -> None:
+        server_state.write(text)
+        changes = await server_state.later(5)
+        assert changes is not None
+        assert (changes.revoked, changes.notices) == (frozenset(), ())
+        assert changes.warnings[0] == f"{server_state.path} has no valid account; the accounts are unchanged"
+        assert len(changes.warnings) == 1 + errors
+        assert await server_state.later(5) is None
+        assert server_state.names() == ("root", "alice", "bob")
+        assert await server_state.accounts.check_password("alice", b"one")
+        server_state.write(f"{text}\nbob:{{PLAIN}}two\n")
+        changes = await server_state.later(5)
+        assert changes is not None
+        assert "alice" in changes.revoked
+        assert await server_state.accounts.check_password("bob", b"two")
+
+    run(main)
+
+
+@on_both_loops
 def test_a_change_that_could_not_be_read_is_read_later(
     run: Run, server_state: ServerState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
