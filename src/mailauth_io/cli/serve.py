@@ -99,8 +99,17 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
                 server.serve(serving.config, serving.stores, interceptors=serving.interceptors)
             )
             listening = True
-            _announce(settings, serving, running, await _warn_before_start(serving, running))
+            failures: list[Exception] = []
             async with anyio.create_task_group() as tasks:
+
+                async def announce() -> None:
+                    try:
+                        _announce(settings, serving, running, await _warn_before_start(serving, running))
+                    except Exception as error:  # the task group would wrap it
+                        failures.append(error)
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(announce)  # a next hop that does not respond must not delay the signals
                 if serving.certificate is not None:
                     tasks.start_soon(serving.certificate.keep_current)
                 async for number in signals:
@@ -109,6 +118,8 @@ async def _serve(settings: Settings, serving: config.ServerSetup, signals: Async
                         break
                     await _reload(serving, running)
                 tasks.cancel_scope.cancel()
+            for failure in failures:
+                raise failure
     except OSError as error:
         if listening:
             raise

@@ -13,6 +13,7 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -79,6 +80,49 @@ def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: 
                 another.login("carol", "three")
             assert hers.noop()[0] == 250
     assert server.log.read_text().count("INFO reload\n") == 2
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_sigterm_ends_the_server_while_the_next_hop_is_checked(loop: str, tmp_path: Path) -> None:
+    """It had no effect until the next hop had replied, or the timeout for the check had passed."""
+    ready = tmp_path / "ready.json"
+    with socket.create_server(("127.0.0.1", 0)) as hop:
+        hop.settimeout(60)
+        words = ("--loop", loop, *USER, "--smtp", "0", "--relay-to", f"smtp://127.0.0.1:{hop.getsockname()[1]}")
+        with subprocess.Popen(
+            command("serve", *words, "--relay-tls", "none", "--ready-file", str(ready)),
+            env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as server:  # fmt: skip
+            try:
+                silent, _ = hop.accept()
+                server.terminate()
+                said, _ = server.communicate(timeout=60)
+                silent.close()
+            finally:
+                server.kill()
+    assert (server.returncode, said) == (0, "")
+    assert not ready.exists()
+
+
+def test_sighup_during_the_imports_does_not_end_the_server() -> None:
+    """As from ``systemctl reload``, directly after ``systemctl start``; and systemd takes it for a clean exit."""
+    program = """
+import importlib.abc, os, signal, sys
+
+class HangUp(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "mailauth_io.cli.main":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, HangUp())
+from mailauth_io.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--help"],
+        env=environment(), stdout=subprocess.DEVNULL, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -256,6 +300,20 @@ def test_a_closed_pipe_is_exit_status_2_without_a_traceback(arguments: tuple[str
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (2, "")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_server_whose_output_is_a_closed_pipe_ends_without_a_traceback(loop: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command("serve", "--loop", loop, *USER, "--smtp", "0"),
+            env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
 
 
 def test_no_file_or_connection_of_a_server_has_the_number_of_a_closed_stream(tmp_path: Path) -> None:
