@@ -400,6 +400,8 @@ class SmtpSession(Session[smtp.ServerEvent]):
         if self._content is None:
             return  # an earlier chunk exceeded a limit: the message is rejected when it is complete
         try:
+            if not self._arrived and (empty_line := trace.end_of_trace(data)):
+                self._content.append(empty_line)
             self.server_state.inbound_quota.take(self.connection.peer.address, len(data))
             self._arrived += len(data)
             self._content.append(data)

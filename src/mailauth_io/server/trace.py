@@ -63,6 +63,15 @@ def protocol_keyword(*, extended: bool, tls: bool, authenticated: bool) -> str:
     return f"ESMTP{'S' if tls else ''}{'A' if authenticated else ''}" if extended else "SMTP"
 
 
+def end_of_trace(data: bytes) -> bytes:
+    """Return what must stand between ``received()`` and the content that begins with *data*: nothing, or an empty line.
+
+    A first line that begins with a space or a tab would continue the ``Received:`` line (RFC 5322 section 2.2.3), so
+    that the client could write another protocol or date into it.  With the empty line it is part of the body.
+    """
+    return b"\r\n" if data[:1] in (b" ", b"\t") else b""
+
+
 def return_path(reverse_path: str) -> bytes:
     """Return the ``Return-Path:`` line, added at final delivery.
 

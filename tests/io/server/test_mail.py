@@ -108,6 +108,32 @@ def test_return_path_of_incoming_message_is_removed(run: Run) -> None:
     meet(run, client)
 
 
+@pytest.mark.parametrize("blank", [" ", "\t"], ids=["space", "tab"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["DATA", "BDAT"])
+def test_received_field_is_not_continued_by_the_content(run: Run, blank: str, chunked: bool) -> None:
+    """RFC 5322 section 2.2.3: the first line would be part of it.  It becomes the body, as with Postfix."""
+    text = f"{blank}with ESMTPSA; Tue, 01 Jan 2019 00:00:00 +0000\r\nReturn-Path: <x@far.test>\r\n\r\nbody\r\n".encode()
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            smtp.login("alice", PASSWORD)
+            smtp.mail("sender@far.test")
+            smtp.rcpt("alice@example.test")
+            smtp.rcpt("eve@far.test")
+            if chunked:
+                smtp.send(b"BDAT 1\r\n" + text[:1] + b"BDAT %d LAST\r\n" % len(text[1:]) + text[1:])
+                assert smtp.getreply()[0] == 250
+                assert smtp.getreply()[0] == 250
+            else:
+                assert smtp.data(text)[0] == 250
+        (stored,) = served.mail_of("alice")
+        (relayed,) = served.outbox.messages
+        assert stored.endswith(b" +0000\r\n\r\n" + text)
+        assert relayed.data.endswith(b" +0000\r\n\r\n" + text)
+
+    meet(run, client, legacy=True)
+
+
 @pytest.mark.parametrize(("lines", "code"), [(100, 250), (101, 554)])
 def test_more_than_100_received_fields_are_rejected_as_a_loop(run: Run, lines: int, code: int) -> None:
     """RFC 5321 section 6.3."""
