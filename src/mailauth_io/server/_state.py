@@ -375,7 +375,8 @@ class ServerState:
 
         *login_sequence* is the sequence number of the start of the login.  If a store fails, the failure is logged, and
         the login succeeds without a grant; ``find_grant`` then returns UNAVAILABLE in its place.  If the account has
-        changed since *login_sequence*, no grant is made, because the login may have used an old password.
+        changed since *login_sequence*, also while the grant is stored, there is none: the login may have used an old
+        password.
         """
         name = self.name(identity)
         if self.grant_service is None or not name:  # an interceptor may accept a name that no account can have
@@ -383,11 +384,16 @@ class ServerState:
         if not await self._refresh(session):
             self.grant_service.note_not_stored(address, name)
             return
+        if self._changes.is_outdated(name, login_sequence):
+            return
         try:
-            if not self._changes.is_outdated(name, login_sequence):
-                await self.grant_service.grant(session, address, name)
-        except Exception as error:
+            await self.grant_service.grant(session, address, name)
+        except Exception as error:  # the store may have made the grant nevertheless
             self.log_failure(session, "grants", error)
+        if self._changes.is_outdated(name, login_sequence):
+            # The grants of the account may have been revoked just before the store made this one.
+            self._to_revoke[name] = self.clock()
+            await self._revoke(session)
 
     async def _refresh(self, session: str, *, at_once: bool = False) -> bool:
         """Refresh the accounts.  A failure is logged, and False is returned."""

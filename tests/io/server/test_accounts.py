@@ -6,7 +6,7 @@ import os
 import poplib
 import smtplib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -331,6 +331,46 @@ def test_login_begun_before_password_change_makes_no_grant_and_is_closed(run: Ru
         assert served.may_relay()
 
     meet(run, client, kept=behind(accounts))
+
+
+class SlowGrants(stores.MemoryGrants):
+    """Calls *meanwhile* before it stores a grant, and raises *error* afterwards, if there is one."""
+
+    meanwhile: Callable[[], Awaitable[object]]
+    error: Exception | None = None
+
+    async def grant(self, address: str, identity: str) -> int:
+        await self.meanwhile()
+        identities = await super().grant(address, identity)
+        if self.error is not None:
+            raise self.error
+        return identities
+
+
+@on_both_loops
+@pytest.mark.parametrize("error", [None, TimeoutError("no answer in time")], ids=["stored", "late"])
+@pytest.mark.parametrize("change", [("alice:", "alison:"), (PASSWORD, "another")], ids=["removed", "new password"])
+def test_account_that_changes_while_its_grant_is_stored_has_none(
+    run: Run, tmp_path: Path, change: tuple[str, str], error: Exception | None
+) -> None:
+    """Another session has noticed the change, and revoked the grants, before this one was stored."""
+    file, grants = File(tmp_path / "users"), SlowGrants()
+    file.write(WRITTEN)
+    grants.error = error
+    accounts = MemoryAccounts(file=AccountsFile(file.path, clock=file.clock))
+    state = ServerState.of(server.Config(), behind(accounts, grants), Clock())
+
+    async def meanwhile() -> None:
+        file.write(WRITTEN.replace(*change))
+        assert await state.find_grant("other", "192.0.2.1") is None
+
+    async def main() -> None:
+        grants.meanwhile = meanwhile
+        await state.grant("s", "192.0.2.1", "alice", state.next_sequence())
+        assert await grants.find("192.0.2.1") is None
+        assert await state.find_grant("s", "192.0.2.1") is None
+
+    run(main)
 
 
 @on_both_loops
