@@ -34,7 +34,8 @@ class _Admission:
         """The calls that have a thread."""
         self._share = share
         self._by_key: dict[Hashable, int] = {}  # the calls that have a thread; no entries with 0
-        self._queues: dict[Hashable, OrderedDict[Event, None]] = {}  # the calls that wait; no empty ones
+        # The calls that wait, by key and source; no empty ones.  The source whose turn is next comes first.
+        self._queues: dict[Hashable, OrderedDict[Hashable, OrderedDict[Event, None]]] = {}
         # The keys with a queue that may get a thread, in turn: without a running call, and with some.
         self._first: OrderedDict[Hashable, None] = OrderedDict()
         self._further: OrderedDict[Hashable, None] = OrderedDict()
@@ -46,11 +47,11 @@ class _Admission:
     @property
     def waiting(self) -> int:
         """The calls that wait for a thread."""
-        return sum(map(len, self._queues.values()))
+        return sum(len(calls) for sources in self._queues.values() for calls in sources.values())
 
-    async def acquire(self, key: Hashable) -> None:
+    async def acquire(self, key: Hashable, source: Hashable) -> None:
         admitted = Event()
-        self._queues.setdefault(key, OrderedDict())[admitted] = None
+        self._queues.setdefault(key, OrderedDict()).setdefault(source, OrderedDict())[admitted] = None
         self._enter(key)
         self._admit()
         if admitted.is_set():
@@ -61,7 +62,7 @@ class _Admission:
             if admitted.is_set():
                 self.release(key)
             else:
-                self._leave_queue(key, admitted)
+                self._leave_queue(key, source, admitted)
             raise
 
     def release(self, key: Hashable) -> None:
@@ -80,16 +81,21 @@ class _Admission:
                 key, _ = self._further.popitem(last=False)
             else:
                 return
-            admitted = next(iter(self._queues[key]))
+            sources = self._queues[key]
+            source, calls = next(iter(sources.items()))
+            sources.move_to_end(source)
+            admitted = next(iter(calls))
             self.running += 1
             self._by_key[key] = self._by_key.get(key, 0) + 1
-            self._leave_queue(key, admitted)
+            self._leave_queue(key, source, admitted)
             admitted.set()
 
-    def _leave_queue(self, key: Hashable, call: Event) -> None:
-        queue = self._queues[key]
-        del queue[call]
-        if not queue:
+    def _leave_queue(self, key: Hashable, source: Hashable, call: Event) -> None:
+        sources = self._queues[key]
+        del sources[source][call]
+        if not sources[source]:
+            del sources[source]
+        if not sources:
             del self._queues[key]
         self._enter(key)
 
@@ -112,7 +118,8 @@ class Workers:
 
     Calls with the same *key*, such as those for one maildrop, have at most *share* of them.  Only half of the threads
     are for the second and each further call of any key: a few maildrops whose disk does not respond leave the other
-    half to the first calls of others.
+    half to the first calls of others.  Keys are served in turn, and so are the sources of the calls with one key, such
+    as the addresses of a network.
     """
 
     def __init__(self, most: int, *, share: int | None = None, timeout: float | None = None) -> None:
@@ -123,7 +130,12 @@ class Workers:
         self._admissions: RunVar[_Admission] = RunVar("workers")
 
     async def run(
-        self, function: Callable[[*Ts], T], *args: *Ts, key: Hashable = None, timeout: float | None = None
+        self,
+        function: Callable[[*Ts], T],
+        *args: *Ts,
+        key: Hashable = None,
+        source: Hashable = None,
+        timeout: float | None = None,
     ) -> T:
         """Run ``function(*args)`` in a thread, and return its result.
 
@@ -133,7 +145,7 @@ class Workers:
         """
         with move_on_after(self.timeout if timeout is None else timeout):
             admission, counted = self.admission, object() if key is None else key
-            await admission.acquire(counted)
+            await admission.acquire(counted, source)
             return await run_in_thread(lambda _: admission.release(counted), function, *args, abandon_on_cancel=True)
         raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
 

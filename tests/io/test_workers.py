@@ -183,6 +183,30 @@ async def test_each_key_has_its_turn(loop: loops.Loop) -> None:
 
 
 @on_both_loops
+async def test_calls_with_one_key_are_served_in_turn_by_source(loop: loops.Loop) -> None:
+    """Many deliveries to a maildrop do not delay the session of its owner."""
+    workers, gate, ran = Workers(1), Gate(), list[str]()
+
+    async def call(number: int, source: str) -> None:
+        await gate.reached(1)
+        while workers.admission.waiting < number:  # trio starts tasks in any order
+            await checkpoint()
+        await workers.run(ran.append, source, key="alice", source=source)
+
+    async def go_on() -> None:
+        while workers.admission.waiting < 6:
+            await checkpoint()
+        gate.open()
+
+    async def block() -> None:
+        await workers.run(gate, key="alice", source="d")
+
+    await together(block, *(partial(call, number, source) for number, source in enumerate("dddsds")), go_on)
+    assert "".join(ran) == "dsdsdd"
+    assert (workers.admission.waiting, len(workers.admission)) == (0, 0)
+
+
+@on_both_loops
 async def test_function_that_checks_it_ends_when_its_call_is_abandoned(loop: loops.Loop) -> None:
     """After a timeout and after a cancellation.  Without a call, nothing happens."""
     check_abandoned()
@@ -356,6 +380,7 @@ class Sqlite(Kind):
 
     def __init__(self, directory: Path) -> None:
         self._grants = SqliteGrants(directory / "grants")
+        self._networks = itertools.count()
         self._grants._executor._timeout = TIMEOUT
 
     def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
@@ -368,7 +393,7 @@ class Sqlite(Kind):
 
         async def one() -> None:
             with pytest.raises(OSError, match="no answer"):
-                await self._grants.find("192.0.2.1")
+                await self._grants.find(f"10.0.{next(self._networks)}.1")  # a network does not get all threads
 
         return one
 
@@ -386,12 +411,17 @@ class Redis(Kind):
 
     def __init__(self) -> None:
         self._grants = RedisGrants(RedisAddress(path="/nonexistent/redis"))
+        self._networks = itertools.count()
         self._grants._executor._timeout = TIMEOUT
         self._grants._find_script = lambda **_: None  # type: ignore[assignment]  # a script is a callable object
 
     def block(self, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Awaitable[None]]:
         self._grants._find_script = gate  # type: ignore[assignment]  # as above
-        return self.work
+
+        async def one() -> None:
+            assert await self._grants.find(f"10.0.{next(self._networks)}.1") is None
+
+        return one
 
     async def work(self) -> None:
         assert await self._grants.find("192.0.2.1") is None

@@ -32,6 +32,10 @@ _LOCK: Final = "mailauth.lock"
 _ATTEMPTS: Final = 10
 """Attempts to lock a file that is replaced meanwhile."""
 
+_SESSION: Final = "session"
+"""What the calls of a session are called among those for its maildrop.  Many deliveries at a time, which anybody can
+cause, do not delay its owner."""
+
 _CLOSE_TIMEOUT: Final = 1.0
 """Seconds to wait for a lock that a session of this process has left, and whose file is being closed."""
 
@@ -63,7 +67,7 @@ class MaildirMaildrops:
         """Open and lock the Maildir, or return IN_USE.  Raises OSError, and ValueError if *name* is not canonical."""
         opening = _Opening(self._path(name))
         try:
-            return await FILES.run(opening.run, key=opening.path)
+            return await FILES.run(opening.run, key=opening.path, source=_SESSION)
         except BaseException:
             opening.abandon()
             raise
@@ -242,7 +246,7 @@ class _Opened:
                 yield folders
 
     async def read(self, number: int, offset: int = 0) -> pop3.Content:
-        return await FILES.run(self._read, self._found.files[number - 1], offset, key=self._path)
+        return await FILES.run(self._read, self._found.files[number - 1], offset, key=self._path, source=_SESSION)
 
     def _read(self, files: MessageFiles, offset: int) -> pop3.Content:
         with self._lock:
@@ -263,7 +267,7 @@ class _Opened:
 
     async def update(self, deleted: frozenset[int]) -> None:
         files = [self._found.files[number - 1] for number in sorted(deleted)]
-        await FILES.run(self._update, files, key=self._path)
+        await FILES.run(self._update, files, key=self._path, source=_SESSION)
 
     def _update(self, deleted: list[MessageFiles]) -> None:
         """Delete messages.  If one cannot be deleted, the others still are, and then OSError is raised."""

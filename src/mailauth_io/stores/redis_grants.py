@@ -273,7 +273,7 @@ class RedisGrants:
         self._identities = identities_per_address
         self._addresses = addresses_per_identity
         self._max_grants = max_grants
-        self._executor = BoundedExecutor()
+        self._executor = BoundedExecutor(nat64_prefixes=self.settings.nat64_prefixes)
         self._address = attrs.evolve(address, password=password or address.password)
         self._first: Any = redis.Redis(connection_pool=_pool(self._address))  # its types are incomplete
         self._redis = self._first  # the node that has the keys
@@ -295,13 +295,13 @@ class RedisGrants:
         Raises an exception if Redis does not answer in two seconds.
         """
         key = self._key(address)
-        found = await self._executor.run(self._run, self._find_script, key)
+        found = await self._executor.run(self._run, self._find_script, key, address=address)
         return None if found is None else Grant(key, found[0].decode(), int(found[1]) / _MICRO)
 
     async def grant(self, address: str, identity: str) -> int:
         """Store a grant, and return the number of identities that have grants at *address*."""
         grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
-        return await self._executor.run(self._grant, str(grant.address), grant.identity)
+        return await self._executor.run(self._grant, str(grant.address), grant.identity, address=address)
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         """Revoke the grants of *identity* that are *older_than* seconds old or more.  Return how many were active."""

@@ -116,7 +116,7 @@ class SqliteGrants:
         self._addresses = addresses_per_identity
         self._max_grants = max_grants
         self._clock = clock
-        self._executor = BoundedExecutor()
+        self._executor = BoundedExecutor(nat64_prefixes=self.settings.nat64_prefixes)
         self._idle: queue.SimpleQueue[tuple[sqlite3.Connection, _FileIds]] = queue.SimpleQueue()  # one for each thread
         self._closed = False
         self._log: tuple[Path, ...] = ()  # the files of the log, beside the target if the path is a link
@@ -132,12 +132,14 @@ class SqliteGrants:
 
         Raises an exception if the file cannot be used.
         """
-        return await self._executor.run(self._find, self._key(address))
+        return await self._executor.run(self._find, self._key(address), address=address)
 
     async def grant(self, address: str, identity: str) -> int:
         """Store a grant, and return the number of identities that have grants at *address*."""
         grant = Grant(self._key(address), identity, 0.0)  # raises for an empty identity
-        return await self._executor.run(self._grant, str(grant.address), grant.identity, time.monotonic())
+        return await self._executor.run(
+            self._grant, str(grant.address), grant.identity, time.monotonic(), address=address
+        )
 
     async def revoke_identity(self, identity: str, older_than: float = 0.0) -> int:
         """Revoke the grants of *identity* that are *older_than* seconds old or more.  Return how many were active."""

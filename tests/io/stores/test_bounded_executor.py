@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
+from ipaddress import IPv6Network
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from mailauth_io.stores._bounded_executor import THREADS, BoundedExecutor, StoreTimeout
 from tests.io import loops
@@ -49,6 +52,53 @@ async def test_calls_time_out_without_starting_more_threads(loop: loops.Loop) ->
     await together(*(3 * THREADS * [ask]))
     assert sleeper.asked <= THREADS
     sleeper.woken.set()
+
+
+@on_both_loops
+async def test_calls_for_one_network_leave_threads_to_others(loop: loops.Loop) -> None:
+    """Anybody can cause a call with each RCPT, in hundreds of connections (architecture.md, invariant 4)."""
+    asking, sleeper = BoundedExecutor(timeout=20.0, nat64_prefixes=[IPv6Network("2001:db8::/96")]), Sleeper()
+
+    async def ask(number: int) -> None:
+        address = f"192.0.2.{number}" if number % 2 else f"2001:db8::192.0.2.{number}"
+        assert await asking.run(sleeper, address=address) == "awake"
+
+    async def other() -> None:
+        admission = asking._workers.admission
+        while admission.running + admission.waiting < 3 * THREADS:
+            await checkpoint()
+        try:
+            assert admission.running < THREADS
+            assert await asking.run(len, "x", address="198.51.100.1") == 1
+            assert await asking.run(len, "x") == 1
+        finally:
+            sleeper.woken.set()
+
+    await together(*(partial(ask, number) for number in range(3 * THREADS)), other)
+
+
+@on_both_loops
+async def test_timeout_while_the_store_answers_other_calls_causes_no_pause(loop: loops.Loop) -> None:
+    """A client that makes many calls waits for a thread until the timeout, and must not stop those of others."""
+    asking, asked, answered = BoundedExecutor(timeout=20.0), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        asked.set()
+        assert answered.wait(20)
+        raise TimeoutError
+
+    async def first() -> None:
+        with pytest.raises(StoreTimeout):
+            await asking.run(slow, address="192.0.2.1")
+
+    async def other() -> None:
+        await loop.in_thread(asked.wait)
+        with pytest.raises(ZeroDivisionError):  # an answer, too
+            await asking.run(divmod, 1, 0, address="198.51.100.1")
+        answered.set()
+
+    await together(first, other)
+    assert await asking.run(len, "x", address="198.51.100.1") == 1
 
 
 @on_both_loops
