@@ -22,6 +22,11 @@ _CHECK_SECONDS: Final = 1.0
 """Seconds after which a waiting client looks again for a session that may be closed.  Deadlines change often, and a
 change wakes nobody."""
 
+MAX_WAITING: Final = 200
+"""Maximum number of clients that wait for a session, or the number of sessions if that is larger.  They are all
+examined when a session ends.  No RFC gives a number; with 20 sessions, 200 transactions of six seconds have their turns
+within a minute."""
+
 _REMEMBERED: Final = 1024
 """Maximum number of networks, addresses and accounts whose last turns are remembered."""
 
@@ -70,6 +75,8 @@ class SessionLimiter:
     leaves some to other accounts at its address, to other addresses in its network, and more to other networks.
 
     If another session waits, a session is closed that is idle, or whose client has been waited for too long.
+
+    The places of those that wait are limited, and shared by the same rule.
     """
 
     def __init__(self, max_sessions: int) -> None:
@@ -77,6 +84,8 @@ class SessionLimiter:
         self._places: dict[Place, None] = {}
         self._held: Counter[tuple[str, str]] = Counter()  # sessions by key, without zeros
         self._waiters: dict[_Waiter, None] = {}  # the first one first
+        self._most_waiting = max(MAX_WAITING, max_sessions)
+        self._waiting: Counter[tuple[str, str]] = Counter()  # waiters by key, without zeros
         self._turns: dict[tuple[str, str], int] = {}  # the last turn of each key, the latest last
         self._numbers = itertools.count()
 
@@ -85,15 +94,21 @@ class SessionLimiter:
         return len(self._places)
 
     async def acquire(self, client: RelayClient, close: Callable[[], Awaitable[None]], timeout: float) -> Place:
-        """Wait until *client* may have another session, at most *timeout* seconds.  Raises TimeoutError.
+        """Wait until *client* may have another session, at most *timeout* seconds.
+
+        Raises TimeoutError, at once if too many others of its network, address and account wait.
 
         When it returns, the session counts, and the caller must call ``release()`` when it has ended.  *close* is
         ``Place.close``.
         """
+        may_have_another = self._may_have_another(client)
+        if not may_have_another and _count(self._waiting, client) >= self._most_waiting - len(self._waiters):
+            raise TimeoutError("too many clients wait")
         waiter = _Waiter(Place(client, close))
         self._waiters[waiter] = None
+        self._waiting.update(client.keys)
         try:
-            if self._may_have_another(client):  # the others may not: nothing has changed for them
+            if may_have_another:  # the others may not: nothing has changed for them
                 self._admit(waiter)
             with fail_after(timeout):
                 while not waiter.admitted:
@@ -110,7 +125,7 @@ class SessionLimiter:
             if waiter.admitted:
                 self.release(waiter.place)
             else:
-                del self._waiters[waiter]
+                self._leave_queue(waiter)
             raise
         return waiter.place
 
@@ -147,12 +162,11 @@ class SessionLimiter:
     def _may_have_another(self, client: RelayClient, closed: Collection[Place] = ()) -> bool:
         """Return whether *client* may have another session when those in *closed* are closed."""
         free = self._most - len(self._places) + len(closed)
-        held = sum(self._held[key] for key in client.keys) - sum(_shared(client, place) for place in closed)
-        return held < free
+        return _count(self._held, client) - sum(_shared(client, place) for place in closed) < free
 
     def _admit(self, waiter: _Waiter) -> None:
         place = waiter.place
-        del self._waiters[waiter]
+        self._leave_queue(waiter)
         self._places[place] = None
         self._held.update(place.client.keys)
         number = next(self._numbers)
@@ -163,6 +177,10 @@ class SessionLimiter:
             del self._turns[next(iter(self._turns))]
         waiter.admitted = True
         waiter.event.set()
+
+    def _leave_queue(self, waiter: _Waiter) -> None:
+        del self._waiters[waiter]
+        self._waiting -= Counter(waiter.place.client.keys)
 
     def _rank(self, waiter: _Waiter) -> list[int]:
         """Return a key by which the waiter is first whose network, address and account had their turns longest ago."""
@@ -196,6 +214,10 @@ def _keys(address: IPv4Address | IPv6Address | str, identity: str | None) -> fro
     if identity is not None:
         found.add(("identity", identity))
     return frozenset(found)
+
+
+def _count(counted: Counter[tuple[str, str]], client: RelayClient) -> int:
+    return sum(counted[key] for key in client.keys)
 
 
 def _shared(client: RelayClient, place: Place) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import attrs
 import pytest
 
@@ -406,3 +407,38 @@ def test_wait_that_is_cancelled_anywhere_leaves_nothing(run: Run, state: str) ->
 def test_invalid_number_of_sessions_is_an_error(run: Run, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="max_sessions"):
         server.NextHop(host="hop.test", port=25, tls_required=False, max_sessions=value)
+
+
+def test_one_client_leaves_places_in_the_queue_to_others(run: Run) -> None:
+    """All that wait are examined when a session ends.  Over the limit, a client is not kept waiting."""
+
+    async def main() -> None:
+        limiter = SessionLimiter(1)
+        place = await limiter.acquire(A, close_nothing, TIMEOUT)
+        refused: list[RelayClient] = []
+
+        async def wait(who: RelayClient) -> None:
+            try:
+                limiter.release(await limiter.acquire(who, close_nothing, TIMEOUT))
+            except TimeoutError:
+                refused.append(who)
+
+        async with anyio.create_task_group() as tasks:
+
+            async def queue(number: int, who: RelayClient) -> None:
+                """Let *number* clients wait, or be refused."""
+                known = len(limiter._waiters) + len(refused)
+                for _ in range(number):
+                    tasks.start_soon(wait, who)
+                while len(limiter._waiters) + len(refused) < known + number:
+                    await anyio.lowlevel.checkpoint()
+
+            await queue(60, client("192.0.2.1", "alice"))
+            assert (len(limiter._waiters), len(refused)) == (50, 10)
+            for other in (*OTHERS.values(), B):
+                await queue(1, other)
+            assert (len(limiter._waiters), len(refused)) == (55, 10)
+            limiter.release(place)
+        assert (len(limiter), len(limiter._waiters), len(limiter._waiting)) == (0, 0, 0)
+
+    run(main)
