@@ -21,19 +21,22 @@ RESERVED: Final = 320
 four for each of the 8 for grants, and some for the log, the event loop, and connections that are about to be refused.
 """
 
+POP3_SESSION: Final = 3
+"""Descriptors of a POP3 session: its connection, the lock of its maildrop, and the file of the message that it sends.
+The file is open as long as the client does not read."""
+
 
 def fit_limits(config: Config, outbox: object) -> Limits:
     """Return the limits of *config*, with fewer connections if the process has not enough descriptors for them.
 
-    A POP3 session has two: its connection, and the lock of its maildrop.  One address has at most half of the
-    connections that are left, as one network does.
+    One address has at most half of the connections that are left, as one network does.
     """
     limits = config.limits
     listeners = len(config.hosts) * sum(getattr(config, name) is not None for name in PORTS)
     relay_sessions = outbox.max_sessions if isinstance(outbox, NextHop) else 0
     connections = fit_connections(
         limits.connections,
-        descriptors=1 if (config.pop3, config.pop3s) == (None, None) else 2,
+        descriptors=1 if (config.pop3, config.pop3s) == (None, None) else POP3_SESSION,
         reserved=RESERVED + listeners + relay_sessions,
         advice="or set a lower limit of connections ([limits] connections, Limits.connections)",
     )

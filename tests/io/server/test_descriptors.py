@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import resource
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from mailauth import pop3
 from mailauth_io import server, stores
 from mailauth_io.limits import Limits
-from mailauth_io.server._descriptors import RESERVED, fit_connections, fit_limits
+from mailauth_io.server._descriptors import POP3_SESSION, RESERVED, fit_connections, fit_limits
 from tests.io import loops
 from tests.io.by_hand import read_line
 from tests.io.descriptors import Process
 from tests.io.grant_stores import on_both_loops
+from tests.io.interruptions import open_descriptors
 from tests.io.line_echo import dial
 from tests.io.server_support import accounts
 
@@ -86,9 +89,25 @@ def test_one_address_has_at_most_half_of_the_connections_that_are_left(monkeypat
     both = server.Config(hosts=("127.0.0.1", "::1"), smtp=0, pop3=0)
     only_smtp = server.Config(smtp=0, limits=Limits(connections_per_address=4))
     assert fit_limits(both, outbox) == Limits(
-        connections=(1_024 - RESERVED - 4 - 30) // 2, connections_per_address=(1_024 - RESERVED - 4 - 30) // 4
+        connections=(1_024 - RESERVED - 4 - 30) // 3, connections_per_address=(1_024 - RESERVED - 4 - 30) // 6
     )
     assert fit_limits(only_smtp, None) == Limits(connections=1_024 - RESERVED - 1, connections_per_address=4)
+
+
+@on_both_loops
+async def test_session_that_sends_a_message_has_as_many_descriptors_as_are_counted(
+    loop: loops.Loop, tmp_path: Path
+) -> None:
+    """A client that does not read the message keeps its file open."""
+    new = tmp_path / "alice" / "new"
+    new.mkdir(parents=True)
+    (new / "1").write_bytes(b"Subject: x\n\n" + 99_999 * b"line\n")
+    before = open_descriptors()
+    opened = await stores.MaildirMaildrops(tmp_path).open("alice")
+    assert not isinstance(opened, pop3.Unavailable)
+    await opened.read(1)
+    assert len(open_descriptors()) - len(before) == POP3_SESSION - 1
+    opened.close()
 
 
 @on_both_loops
