@@ -206,7 +206,7 @@ async def test_handshake_counts_as_a_turn(loop: loops.Loop) -> None:
         client.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionResetError):
             await start_tls(stream, TlsOptions(context=server_context(), timeout=60.0), server_side=True)
-    assert stream.share.left == EVENTS_PER_TURN - HANDSHAKE
+    assert stream.share.left == EVENTS_PER_TURN - HANDSHAKE - 1  # its record counts too
     stream.abort()
 
 
@@ -245,6 +245,18 @@ async def test_each_tls_record_counts_as_an_event(loop: loops.Loop) -> None:
         if isinstance(event, Question):
             connection.answer(event, ACCEPT)
     assert stream.turns >= 10
+
+
+@on_both_loops
+async def test_each_record_of_a_handshake_counts_as_an_event(loop: loops.Loop) -> None:
+    """A ClientHello may be split into records of one byte (RFC 8446 section 5.1)."""
+    hello = b"\x01\x00\xff\xff" + bytes(10 * EVENTS_PER_TURN)
+    for alpn in ("smtp", None):
+        stream = AllAtOnce(b"".join(b"\x16\x03\x01\x00\x01" + bytes([each]) for each in hello))
+        options = TlsOptions(context=server_context(), timeout=60.0, alpn=alpn)
+        with pytest.raises(ConnectionResetError):  # it ends before the ClientHello is complete
+            await start_tls(stream, options, server_side=True)
+        assert stream.turns >= 10
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20), st.integers(1, 5), st.randoms(use_true_random=False))

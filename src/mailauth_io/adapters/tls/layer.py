@@ -15,7 +15,7 @@ import attrs
 from mailauth import Tls
 
 from ..stream import READ_SIZE, Peer, Stream
-from ..turns import CONNECTION, HANDSHAKE
+from ..turns import CONNECTION, EVENTS_PER_TURN, HANDSHAKE
 from ._client_hello import ClientHello
 from ._record_counter import RecordCounter
 from .channel_binding import UNIQUE, BindingContext, channel_bindings
@@ -213,9 +213,12 @@ async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: boo
         if server_side:
             await stream.take_turn(cost)
             cost = CONNECTION
-        layer.feed(received)
+        records = layer.records
+        if rest := layer.feed(received, EVENTS_PER_TURN):
+            stream.put_back(rest)
+        stream.share.left -= layer.records - records
         if hello is not None:
-            hello.receive_data(received)
+            hello.receive_data(received[: len(received) - len(rest)])
             if hello.protocols is not None:
                 if hello.protocols and tls_options.alpn not in hello.protocols:
                     await stream.write_all(_NO_APPLICATION_PROTOCOL)
