@@ -36,6 +36,14 @@ _LARGE: Final = 16_384
 """Size in bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer
 that requests much data and reads fast could block the other tasks."""
 
+ACCEPTS_PER_TURN: Final = 16
+"""Connections that a listener accepts in one turn of the loop.  asyncio accepts as many as its *backlog* before
+anything else runs, by default 100.  Each needs a descriptor, also if it is then refused."""
+
+_BACKLOG: Final = 0xFFFF
+"""Connections that the system keeps until they are accepted, if it has no lower limit.  trio uses the same number.  The
+clients of others try again after a second or more."""
+
 
 _turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
 
@@ -230,11 +238,15 @@ class Listener(adapters.Listener):
 
         # If create_server() itself started to listen, a cancellation during its last step would leave the sockets open.
         self._server = await loop.create_server(
-            lambda: _Stream(loop, self.limits, made), host, port, reuse_port=reuse_port, start_serving=False
-        )
+            lambda: _Stream(loop, self.limits, made), host, port, reuse_port=reuse_port, start_serving=False,
+            backlog=ACCEPTS_PER_TURN,
+        )  # fmt: skip
         try:
             self.address, self.port = self._server.sockets[0].getsockname()[:2]
             await self._server.start_serving()
+            for each in self._server.sockets:
+                with socket.fromfd(each.fileno(), each.family, each.type) as duplicate:
+                    duplicate.listen(_BACKLOG)
             yield
         finally:
             await self.aclose()

@@ -17,7 +17,7 @@ import pytest
 
 from mailauth import ACCEPT, pop3, smtp
 from mailauth.addresses import Network
-from mailauth_io import server, stores
+from mailauth_io import on_asyncio, server, stores
 from mailauth_io._descriptor_limit import raise_descriptor_limit
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.functions import _smtp_machine
@@ -51,6 +51,22 @@ def test_limiter_limits_connections_in_total_and_per_address() -> None:
     limiter.release("192.0.2.1")
     assert limiter.acquire("198.51.100.3")
     assert len(limiter) == 8
+
+
+@on_both_loops
+async def test_connections_that_wait_are_accepted_in_several_turns(loop: loops.Loop) -> None:
+    """Meanwhile the system keeps them: 120 at least."""
+    async with serving(loop, echo) as listener:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(dial(listener.port)) for _ in range(120)]  # the event loop does not run yet
+            if isinstance(listener, on_asyncio.Listener):
+                accepted: list[int] = []
+                while sum(accepted) < len(clients):
+                    before = len(listener._tasks)
+                    await loop.sleep(0)
+                    accepted.append(len(listener._tasks) - before)
+                assert max(accepted) == on_asyncio.ACCEPTS_PER_TURN
+            assert await loop.in_thread(read_line, clients[-1]) == b"hello\r\n"
 
 
 def test_ipv4_mapped_address_counts_as_ipv4() -> None:
