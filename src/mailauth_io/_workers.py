@@ -173,14 +173,13 @@ class Cleanup:
     """Runs functions that block in daemon threads, in the order in which they were added.  Nobody waits for them.
 
     For functions that must be called when a task is cancelled, in the event loop, such as the removal of a file that is
-    not needed any more.  There are up to *threads* threads; another one starts if all of them are busy.
+    not needed any more.  There are up to *threads* threads; another one starts if all of them are busy.  If more than
+    *most* functions wait, further ones are dropped.
     """
 
-    MOST: Final = 10_000
-    """Functions that may wait.  More are dropped: what they would remove stays."""
-
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, most: float = math.inf) -> None:
         self._most_threads = threads
+        self._most = most
         self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._threads = 0
@@ -189,7 +188,7 @@ class Cleanup:
     def add(self, function: Callable[[], object]) -> None:
         """Run *function*, which raises nothing, soon."""
         with self._changed:
-            if self._queue.qsize() >= self.MOST:
+            if self._queue.qsize() >= self._most:
                 return
             self._queue.put(function)
             self._unfinished += 1
@@ -210,11 +209,12 @@ class Cleanup:
                 self._changed.notify_all()
 
 
-CLEANUP: Final = Cleanup()
-"""The thread that removes files."""
+CLEANUP: Final = Cleanup(most=10_000)
+"""The thread that removes files.  A file whose removal is dropped stays."""
 
 UNLOCKING: Final = Cleanup(threads=1000)
-"""The threads that close the locks of maildrops.  Each lock on a disk that does not respond keeps one thread."""
+"""The threads that close the locks of maildrops, and the files of messages.  Each one on a disk that does not respond
+keeps one thread.  None is dropped, since a lock that is not closed keeps its maildrop locked; a session adds two."""
 
 
 async def run_in_thread(
