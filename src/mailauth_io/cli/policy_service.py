@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from typing import Final
 
 import anyio
@@ -19,9 +20,11 @@ from .settings import Settings
 
 HOST: Final = "127.0.0.1"
 
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
 
 def run(settings: Settings, port: int) -> None:
-    """Answer the requests of Postfix until a signal ends the process.
+    """Answer the requests of Postfix until SIGTERM or SIGINT.
 
     Raises ConfigError if the settings are invalid, or if it cannot listen on *port*.
     """
@@ -41,8 +44,13 @@ def run(settings: Settings, port: int) -> None:
                 if reason is not None:
                     print(f"The grants store is not available, so mail that needs a grant is deferred: {reason}.")
                 listener = await stack.enter_async_context(await _listen(port))
-                print(f"listening on {HOST}, port {listener.extra(SocketAttribute.local_port)}", flush=True)
-                await service.serve(listener)
+                with anyio.open_signal_receiver(*_SIGNALS) as signals:
+                    print(f"listening on {HOST}, port {listener.extra(SocketAttribute.local_port)}", flush=True)
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(service.serve, listener)
+                        async for _ in signals:  # trio would raise KeyboardInterrupt in a group
+                            tasks.cancel_scope.cancel()
+                            break
 
         anyio.run(main, backend=settings.loop)
 

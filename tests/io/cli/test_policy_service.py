@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import signal
 import socket
 import sqlite3
 from ipaddress import IPv6Network
@@ -23,7 +24,7 @@ from tests.io import loops
 from tests.io.config_errors import config_error
 from tests.io.descriptors import Process
 from tests.io.grant_stores import on_both_loops
-from tests.policy_services import DEFER, ask, ask_about, connected, started
+from tests.policy_services import DEFER, TIMEOUT, ask, ask_about, connected, started
 
 
 def fill(grants: Grants, *addresses: str) -> None:
@@ -80,6 +81,30 @@ def test_store_of_a_module_is_entered_and_used(tmp_path: Path) -> None:
     file.write_text('[stores]\ngrants = "policy_store:Grants"\n')
     with started(tmp_path, "--config", str(file)) as (_, port), connected(port) as connection:
         assert [ask_about(connection, address) for address in ("192.0.2.7", "192.0.2.8")] == ["OK", "DUNNO"]
+
+
+@pytest.mark.parametrize("loop", serving.LOOPS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_service_and_leaves_the_context_of_its_store(
+    number: signal.Signals, loop: str, tmp_path: Path
+) -> None:
+    (tmp_path / "left_store.py").write_text(
+        "from pathlib import Path\n"
+        "from mailauth_io import stores\n"
+        "class Grants(stores.MemoryGrants):\n"
+        "    async def __aenter__(self):\n"
+        "        pass\n"
+        "    async def __aexit__(self, *failure):\n"
+        '        Path(__file__).with_name("left").touch()\n'
+    )
+    file = tmp_path / "mailauth.toml"
+    file.write_text('[stores]\ngrants = "left_store:Grants"\n')
+    with started(tmp_path, "--config", str(file), "--loop", loop) as (process, port), connected(port) as connection:
+        assert ask_about(connection, "192.0.2.7") == "DUNNO"
+        process.send_signal(number)
+        assert process.wait(TIMEOUT) == 0
+        assert connection.recv(1) == b""
+    assert (tmp_path / "left").exists()
 
 
 def test_store_that_fails_defers_and_is_logged(tmp_path: Path) -> None:
