@@ -113,9 +113,11 @@ def _parse(header: bytes) -> email.message.Message:
 
     The parser would take what follows the line as the body, and the recipients there would get nothing.
     """
-    text = _BLANK_BEFORE_COLON.sub(rb"\1:", header).decode("utf-8", "surrogateescape")
+    data = _BLANK_BEFORE_COLON.sub(rb"\1:", header)
+    text = data.decode("utf-8", "surrogateescape")
     parsed = email.parser.HeaderParser(policy=email.policy.compat32).parsestr(text)
-    rest = str(parsed.get_payload())
+    # From the bytes: get_payload() raises an exception for text with both UTF-8 and other bytes.
+    rest = str(email.parser.BytesHeaderParser(policy=email.policy.compat32).parsebytes(data).get_payload())
     if rest.strip("\r\n"):
         line = rest.splitlines()[0][:60].encode("utf-8", "backslashreplace").decode()
         raise ConfigError(f"a line of the header is not a field: {line!r}; end the header with an empty line")

@@ -122,7 +122,16 @@ def test_blank_before_the_colon_of_a_field_does_not_end_the_header(
     assert result.peer.messages == [f"From: {ALICE}\nTo: {BOB}\n{rest}".replace("\n", "\r\n").encode()]
 
 
-@pytest.mark.parametrize("line", [b"garbage", b"R\xe9sum\xe9: x", b"=?x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"garbage",
+        b"R\xe9sum\xe9: x",
+        b"=?x",
+        b"R\xe9sum\xe9 \xc3\xa9",
+        b"Content-Type: text/plain; charset=none\n\xc3\xa9 \xff",
+    ],
+)
 def test_line_of_the_header_that_is_not_a_field_is_an_error(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, line: bytes
 ) -> None:
