@@ -30,7 +30,7 @@ MAX_MESSAGE: Final = 1024 * 1024 * 1024
 """Bytes of the file of a message: a larger one is neither written nor read.
 
 No mail service accepts larger messages, and those that this server accepts are in memory until they are stored.  A
-sparse file may have any size, and takes no space on the disk: whoever can write to the Maildir can make one.
+sparse file may have any size, and takes no space on the disk: any user who can write to it can make one.
 """
 
 MAX_LISTED: Final = 100_000

@@ -20,7 +20,7 @@ from mailauth.addresses import limit_network
 
 _CHECK_SECONDS: Final = 1.0
 """Seconds after which a waiting client looks again for a session that may be closed.  Deadlines change often, and a
-change wakes nobody."""
+change wakes no task."""
 
 MAX_WAITING: Final = 200
 """Maximum number of clients that wait for a session, or the number of sessions if that is larger.  They are all

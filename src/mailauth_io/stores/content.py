@@ -16,7 +16,7 @@ TOTAL_BUDGET: Final = 256 * 1024 * 1024
 """Bytes that messages in progress and in-memory stores may use together; mail over that is rejected with 452 4.3.1."""
 
 MAX_KEPT: Final = 2
-"""The divisor of the budget for what in-memory stores keep: a maildrop that nobody reads must not stop all mail."""
+"""The divisor of the budget for what in-memory stores keep: a maildrop that is never read must not stop all mail."""
 
 OVERHEAD: Final = 512
 """Bytes charged for a message in addition to its content; without it, a flood of tiny messages would cost nothing."""
