@@ -46,7 +46,7 @@ class DaemonThreads:
         def run() -> None:
             try:
                 deliver = partial(result.set_result, function())
-            except Exception as error:
+            except Exception as error:  # raised where the call is awaited
                 deliver = partial(result.set_exception, error)
             with contextlib.suppress(RuntimeError):  # the event loop has ended
                 loop.call_soon_threadsafe(end, deliver)
