@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 from .._unchecked import new
 from ..errors import Malformed
@@ -34,12 +34,9 @@ from .commands import (
     Quit,
     Rcpt,
     Rset,
-    from_parsed,
     is_client_name,
 )
 from .parameters import Body
-
-C = TypeVar("C")
 
 # Only the keywords ignore case: a pattern that ignores case everywhere takes twice as long.
 COMMON: Final = re.compile(
@@ -52,6 +49,7 @@ COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 6 are the 
 COMMON_RCPT: Final = 7
 COMMON_DATA: Final = 10
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 11: Rset, 12: Quit, 13: Noop}
+_BODIES: Final[Mapping[bytes, Body]] = {b"7BIT": Body.SEVEN_BIT, b"8BITMIME": Body.EIGHT_BIT_MIME}
 _COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
 
 _WITH_MAILBOX: Final = frozenset({b"MAIL", b"RCPT", b"VRFY"})
@@ -75,33 +73,36 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
 
 def common_mail(found: re.Match[bytes]) -> Mail | None:
     """Return MAIL with its SIZE and BODY, or None if the full parser must handle the line."""
-    mail = from_parsed(Mail, reverse_path=None) if found[2] is None else _with_path(found, 2, Mail, "reverse_path")
-    size, body, other_size = found.group(4, 5, 6)
-    if mail is None or (size is not None and other_size is not None):
+    local_part, domain, size, body, other_size = found.group(2, 3, 4, 5, 6)
+    path = None if local_part is None else _common_mailbox(local_part, domain)
+    if (path is None and local_part is not None) or (size is not None and other_size is not None):
         return None
+    mail = new(Mail)
     fields = mail.__dict__
-    if size is not None:
-        fields["size"] = int(size)
-    elif other_size is not None:
-        fields["size"] = int(other_size)
+    fields["reverse_path"] = path
+    if size is not None or other_size is not None:
+        fields["size"] = int(size or other_size)
     if body is not None:
-        fields["body"] = Body.EIGHT_BIT_MIME if body == b"8BITMIME" else Body.SEVEN_BIT
+        fields["body"] = _BODIES[body]
     return mail
 
 
 def common_rcpt(found: re.Match[bytes]) -> Rcpt | None:
     """Return RCPT without parameters, or None if the path may be too long."""
-    return _with_path(found, 8, Rcpt, "forward_path")
+    path = _common_mailbox(*found.group(8, 9))
+    if path is None:
+        return None
+    rcpt = new(Rcpt)
+    rcpt.__dict__["forward_path"] = path
+    return rcpt
 
 
-def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) -> C | None:
-    """Build a command from its path, or return None if the path may be too long.
+def _common_mailbox(local_part: bytes, domain: bytes) -> Mailbox | None:
+    """Build the mailbox of a path, or return None if the path may be too long.
 
     The constructor of a frozen class sets each field with object.__setattr__.  Filling __dict__ costs half as much, and
-    nearly every line that a server reads becomes such a command.
+    nearly every line that a server reads has a mailbox.
     """
-    local_part: bytes = found[group]
-    domain: bytes = found[group + 1]
     # The full parser accepts a longer local part, unless syntax is strict.
     if len(local_part) > MAX_LOCAL_PART or len(domain) > _COMMON_DOMAIN:
         return None
@@ -109,9 +110,7 @@ def _with_path(found: re.Match[bytes], group: int, kind: type[C], field: str) ->
     fields = mailbox.__dict__
     fields["local_part"] = local_part.decode()  # ASCII, because COMMON matched; naming the codec would double the cost
     fields["domain"] = domain.decode()
-    command = new(kind)
-    command.__dict__[field] = mailbox
-    return command
+    return mailbox
 
 
 def split_line(line: bytes, *, smtputf8: bool = False, strict: bool = False) -> tuple[str, str]:

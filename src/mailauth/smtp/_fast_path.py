@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .server import ServerConnection
 
 _READY, _MAIL, _RCPT, _DATA = State.READY, State.MAIL, State.RCPT, State.DATA
+_BINARY_MIME, _BEGIN_CHUNK = Body.BINARY_MIME, Effect.BEGIN_CHUNK
 
 
 def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | Data | None:
@@ -37,7 +38,7 @@ def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | 
         if (state is _RCPT or state is _MAIL) and len(c._recipients) < settings.max_recipients:
             question = common_rcpt(found)
     elif kind == COMMON_DATA:
-        if state is _RCPT and c._mail is not None and c._mail.body is not Body.BINARY_MIME:
+        if state is _RCPT and c._mail is not None and c._mail.body is not _BINARY_MIME:
             question = new(Data)
     elif (
         kind == COMMON_MAIL
@@ -66,19 +67,25 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
     """Carry out ACCEPT, or the application's own positive reply to MessageComplete.  Return False to do nothing."""
     if question is not c._question or c._exchange is not None:
         return False
+    settings = c._settings
     if isinstance(question, MessageComplete):
-        if c._settings.lmtp or not (answer is ACCEPT or (isinstance(answer, Reply) and answer.code == 250)):
+        if settings.lmtp:
             return False
-        reply = checked_answer(answer)
-        settings = c._settings
-        wire = settings.accepted["."] if reply is None else reply.to_wire(enhanced=settings.enhanced_status_codes)
-    else:
-        row = c._asked
-        if answer is not ACCEPT or row is None or row.effect is Effect.BEGIN_CHUNK:
+        if answer is ACCEPT:
+            wire = settings.accepted["."]
+        elif isinstance(answer, Reply) and answer.code == 250 and checked_answer(answer) is answer:
+            wire = answer.to_wire(enhanced=settings.enhanced_status_codes)
+        else:
             return False
-        wire = c._settings.accepted.get(row.name, b"")
-    if not wire:
+        c._question = None
+        c._wait = settings.timeouts[1]
+        c._end_transaction()
+        c._write(wire, due=True)
+        return True
+    row = c._asked
+    if answer is not ACCEPT or row is None or row.effect is _BEGIN_CHUNK or row.name not in settings.accepted:
         return False
+    wire = settings.accepted[row.name]
     received = c._input
     due = received.offset == len(received.data)
     if isinstance(question, Rcpt):
@@ -91,10 +98,6 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
     elif isinstance(question, Data):
         c._begin_content()
         c._state = _DATA
-        due = True
-    elif isinstance(question, MessageComplete):
-        c._wait = c._settings.timeouts[1]
-        c._end_transaction()
         due = True
     else:
         return False

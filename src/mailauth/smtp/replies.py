@@ -19,7 +19,6 @@ _ENHANCED: Final = re.compile(_STATUS)
 _ENHANCED_OR_NONE: Final = re.compile(f"(?:{_STATUS})?")
 _TEXT: Final = re.compile(r"[\t\n -~]*")
 _STANDARD_CODES: Final[Mapping[int, int]] = {2: 250, 3: 354, 4: 451, 5: 554}  # RFC 5321 section 4.2.2
-_ON_THE_WIRE: Final = re.compile(rb"(?:[2-5][0-5][0-9]-[\t -~]*\r\n)*[2-5][0-5][0-9] [\t -~]*\r\n")
 _LINE: Final = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([\t -~\x80-\xff]*))?")
 
 
@@ -31,6 +30,13 @@ def _check_code(code: int) -> None:
 def _is_in_grammar(code: int) -> bool:
     """Return whether the second digit of *code* is 0 to 5, as the grammar requires (RFC 5321 section 4.2)."""
     return code // 10 % 10 <= 5
+
+
+def _cannot_be_sent(code: int) -> LocalProtocolError:
+    return LocalProtocolError(
+        f"code {code} can be received but not sent, since its second digit is not 0 to 5 (RFC 5321 section 4.2); use"
+        " with_standard_code()"
+    )
 
 
 @attrs.frozen
@@ -90,10 +96,7 @@ class Reply:
         Raises LocalProtocolError for a code whose second digit is not 0 to 5 (RFC 5321 section 4.2).
         """
         if not _is_in_grammar(self.code):
-            raise LocalProtocolError(
-                f"code {self.code} can be received but not sent, since its second digit is not 0 to 5 (RFC 5321"
-                " section 4.2); use with_standard_code()"
-            )
+            raise _cannot_be_sent(self.code)
         status = f"{self.enhanced_status_code} " if enhanced and self.enhanced_status_code else ""
         text = self.text or ("OK" if self.code < 400 else "refused")
         room = MAX_REPLY_LINE - len(status) - 6  # the code, its separator and CRLF
@@ -134,10 +137,13 @@ def sendable(reply: Reply) -> Reply:
     Raises LocalProtocolError if it was changed to an invalid value after it was created.  Instances of subclasses are
     replaced by plain values, because their methods could return something else at each call.
     """
-    if type(reply) is not Reply or (type(reply.code), type(reply.enhanced_status_code), type(reply.text)) != _PARTS:
-        return Reply(_plain(reply.code), _plain(reply.enhanced_status_code), _plain(reply.text))
-    if _ON_THE_WIRE.fullmatch(reply.to_wire()) is None:
+    code, status, text = reply.code, reply.enhanced_status_code, reply.text
+    if type(reply) is not Reply or type(code) is not int or type(status) is not str or type(text) is not str:
+        return Reply(_plain(code), _plain(status), _plain(text))
+    if not (200 <= code <= 599 and _ENHANCED_OR_NONE.fullmatch(status) and _TEXT.fullmatch(text)):
         raise LocalProtocolError("a reply must be lines of printable ASCII with its code; do not change a built Reply")
+    if not _is_in_grammar(code):
+        raise _cannot_be_sent(code)
     return reply
 
 
@@ -147,17 +153,15 @@ def checked_answer(answer: object) -> Reply | None:
         return None
     if not isinstance(answer, Reply):
         raise LocalProtocolError(f"the answer must be ACCEPT or a Reply, not {type(answer).__name__}")
-    if 300 <= answer.code < 400:
-        raise LocalProtocolError(f"{answer.code} cannot answer a question; use 2yz to accept, 4yz or 5yz to reject")
-    if answer.enhanced_status_code and int(answer.enhanced_status_code[0]) != answer.code // 100:
+    reply = sendable(answer)
+    if 300 <= reply.code < 400:
+        raise LocalProtocolError(f"{reply.code} cannot answer a question; use 2yz to accept, 4yz or 5yz to reject")
+    if reply.enhanced_status_code and int(reply.enhanced_status_code[0]) != reply.code // 100:
         raise LocalProtocolError(
-            f"enhanced status code {answer.enhanced_status_code} does not match code {answer.code};"
+            f"enhanced status code {reply.enhanced_status_code} does not match code {reply.code};"
             " use the same first digit"
         )
-    return sendable(answer)
-
-
-_PARTS: Final = (int, str, str)
+    return reply
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
+from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
 from .. import sasl
 from .._lines import LineTooLong
@@ -33,15 +33,21 @@ A = TypeVar("A")
 Receiver: TypeAlias = content.ContentReceiver | content.ChunkReceiver
 
 (_set_data,) = slot_setters(MessageChunk, "data")
+(_set_recipients,) = slot_setters(MessageComplete, "recipients")
 _match_common: Final = COMMON.match
+_BINARY_MIME: Final = Body.BINARY_MIME
 _GREETING, _DATA, _AUTH, _CHUNK, _CHUNKS = State.GREETING, State.DATA, State.AUTH, State.CHUNK, State.CHUNKS
 
 _NOT_IMPLEMENTED: Final = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "BDAT"})
 
 _HTTP: Final = frozenset({"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI"})
 _TLS_HANDSHAKE: Final = 0x16  # the first byte of a ClientHello (RFC 8446 section 5.1); no command begins with it
-_JUNK: Final = frozenset({Effect.NONE, Effect.RESET, Effect.RESTART_SESSION})
-_ENDS_MESSAGE: Final = frozenset({Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE})
+# As an attribute of its class, a member costs more; a set would call its hash function, which is written in Python.
+_OPEN_TRANSACTION, _ADD_RECIPIENT = Effect.OPEN_TRANSACTION, Effect.ADD_RECIPIENT
+_BEGIN_CONTENT, _BEGIN_CHUNK, _BEGIN_TLS = Effect.BEGIN_CONTENT, Effect.BEGIN_CHUNK, Effect.BEGIN_TLS
+_RESET, _RESTART_SESSION, _CLOSE = Effect.RESET, Effect.RESTART_SESSION, Effect.CLOSE
+_JUNK: Final = (Effect.NONE, _RESET, _RESTART_SESSION)
+_ENDS_MESSAGE: Final = (_RESET, _RESTART_SESSION, _CLOSE)
 _MANY: Final = 256  # replies that wait for the rest of a group: as single objects they take three times their size
 
 MIN_CHUNK: Final = 64
@@ -203,7 +209,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 check_strict(command)
         except (ValueError, LocalProtocolError) as error:
             reply = Reply(501, "5.5.4", parse_error_text(error))
-            if row.effect is Effect.BEGIN_CHUNK and self._state is not State.REFUSING:
+            if row.effect is _BEGIN_CHUNK and self._state is not State.REFUSING:
                 return self._close_endless_chunk(line, reply)
             return self._reject(verb, b"AUTH" if row.effect is Effect.BEGIN_LOGIN else line, reply)
         self._ascii_line = line.isascii()
@@ -303,16 +309,16 @@ class ServerConnection(ServerMachine[ServerEvent]):
         assert row is not None
         assert isinstance(question, Command)
         if reply is None or reply.positive:
-            if row.effect is Effect.BEGIN_TLS and self._phase is not Phase.OPEN:
+            if row.effect is _BEGIN_TLS and self._phase is not Phase.OPEN:
                 return  # shut_down() was called meanwhile: its 421 is the reply, and no handshake begins
             if self._state is _CHUNKS and row.effect in _ENDS_MESSAGE:
                 self._events.append(MessageAborted(reason=ContentFault.ABANDONED))
             self._accept(row, question, reply)
-        elif row.effect is Effect.BEGIN_CHUNK and reply.code != 421:
+        elif row.effect is _BEGIN_CHUNK and reply.code != 421:
             self._discard_chunk(reply)
         else:
-            self._write_reply(reply, due=not (row.groupable or row.effect is Effect.BEGIN_TLS))
-            if row.effect is Effect.OPEN_TRANSACTION:
+            self._write_reply(reply, due=not (row.groupable or row.effect is _BEGIN_TLS))
+            if row.effect is _OPEN_TRANSACTION:
                 self._mail = None
             if reply.code == 421:
                 self._end_unfinished(CloseReason.SHUT_DOWN)
@@ -323,33 +329,24 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _accept(self, row: Verb[Any], command: Command, reply: Reply | None) -> None:
         """Carry out an accepted command: the state, the effect, then the reply."""
         self._state = row.states[self._state]
-        match row.effect:
-            case Effect.ADD_RECIPIENT:
-                assert isinstance(command, Rcpt)
-                self._recipients.append(command.forward_path)
-            case Effect.OPEN_TRANSACTION:
-                assert isinstance(command, Mail)
-                self._mail = command
-                self._transactions += 1
-            case Effect.BEGIN_CONTENT:
-                self._begin_content()
-            case Effect.BEGIN_CHUNK:
-                return  # the reply follows the data
-            case Effect.NONE:
-                pass
-            case Effect.RESET:
-                self._reset()
-            case Effect.RESTART_SESSION:
-                self._reset()
-                self._identity = None
-            case Effect.BEGIN_TLS:
-                pass  # after the reply
-            case Effect.CLOSE:
-                pass  # after the reply
-            case Effect.BEGIN_LOGIN:
-                raise AssertionError("a login is accepted by its exchange")
-            case _:
-                assert_never(row.effect)
+        effect = row.effect
+        if effect is _OPEN_TRANSACTION:
+            assert isinstance(command, Mail)
+            self._mail = command
+            self._transactions += 1
+        elif effect is _ADD_RECIPIENT:
+            assert isinstance(command, Rcpt)
+            self._recipients.append(command.forward_path)
+        elif effect is _BEGIN_CONTENT:
+            self._begin_content()
+        elif effect is _BEGIN_CHUNK:
+            return  # the reply follows the data
+        elif effect is _RESET:
+            self._reset()
+        elif effect is _RESTART_SESSION:
+            self._reset()
+            self._identity = None
+        # NONE changes nothing else, BEGIN_TLS and CLOSE do after the reply, and a login is accepted by its exchange.
         accepted: Reply | bytes
         if reply is None:
             wire = self._settings.accepted.get(row.name)
@@ -364,9 +361,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._write(accepted, due=not row.groupable)
         else:
             self._write_reply(accepted, due=not row.groupable)
-        if row.effect is Effect.CLOSE:
+        if effect is _CLOSE:
             self._close(CloseReason.QUIT)
-        elif row.effect is Effect.BEGIN_TLS:
+        elif effect is _BEGIN_TLS:
             self._expect_tls()
 
     def _greet(self, reply: Reply | None) -> None:
@@ -385,7 +382,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     @property
     def _limits(self) -> content.ContentLimits:
-        return self._settings.content_limits[self._mail is not None and self._mail.body is Body.BINARY_MIME]
+        return self._settings.content_limits[self._mail is not None and self._mail.body is _BINARY_MIME]
 
     def _begin_content(self) -> None:
         receiver = self._content
@@ -416,7 +413,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _end_content(self, receiver: Receiver) -> ServerEvent | None:
         """The content is complete: ask the application whether it is stored, or write the reply to its fault."""
         if receiver.fault is None:
-            self._question = complete = MessageComplete(recipients=tuple(self._recipients))
+            self._question = complete = new(MessageComplete)
+            _set_recipients(complete, tuple(self._recipients))
             return complete
         for _ in range(self._final_replies):
             self._write_reply(_standard_replies.CONTENT_FAULTS[receiver.fault])
