@@ -177,8 +177,11 @@ class Machine(Generic[E]):
 
     def _flush(self) -> Send:
         output = self._output
-        data = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
+        if len(output) == 1:
+            data = output.pop()
+        else:
+            data = b"".join(output)
+            output.clear()
         self._output_size = 0
         self._output_due = False
         send = new(Send)  # the same as __init__, at a third of the cost

@@ -89,7 +89,7 @@ def common_mail(found: re.Match[bytes]) -> Mail | None:
 
 def common_rcpt(found: re.Match[bytes]) -> Rcpt | None:
     """Return RCPT without parameters, or None if the path may be too long."""
-    path = _common_mailbox(*found.group(8, 9))
+    path = _common_mailbox(found[8], found[9])
     if path is None:
         return None
     rcpt = new(Rcpt)

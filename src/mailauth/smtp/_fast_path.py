@@ -10,7 +10,7 @@ what is valid in both.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from .._unchecked import new
 from ..events import ACCEPT
@@ -19,27 +19,29 @@ from .commands import Data, Mail, MessageComplete, Rcpt
 from .parameters import Body
 from .replies import Reply, checked_answer
 from .states import State
-from .verbs import Effect
+from .verbs import ROWS, Verb
 
 if TYPE_CHECKING:
     from .server import ServerConnection
 
 _READY, _MAIL, _RCPT, _DATA = State.READY, State.MAIL, State.RCPT, State.DATA
-_BINARY_MIME, _BEGIN_CHUNK = Body.BINARY_MIME, Effect.BEGIN_CHUNK
+_BINARY_MIME: Final = Body.BINARY_MIME
+_MAIL_ROW, _RCPT_ROW, _DATA_ROW = ROWS["MAIL"], ROWS["RCPT"], ROWS["DATA"]
 
 
 def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | Data | None:
     """Return the question for a line that COMMON matched, or None: the general path must handle the line."""
+    settings = c._settings
     state = c._state
     kind = found.lastindex
-    settings = c._settings
     question: Mail | Rcpt | Data | None = None
+    row: Verb[Any] | None = None
     if kind == COMMON_RCPT:
         if (state is _RCPT or state is _MAIL) and len(c._recipients) < settings.max_recipients:
-            question = common_rcpt(found)
+            question, row = common_rcpt(found), _RCPT_ROW
     elif kind == COMMON_DATA:
         if state is _RCPT and c._mail is not None and c._mail.body is not _BINARY_MIME:
-            question = new(Data)
+            question, row = new(Data), _DATA_ROW
     elif (
         kind == COMMON_MAIL
         and state is _READY
@@ -53,9 +55,8 @@ def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | 
             and (mail.size is None or mail.size <= settings.max_message_size)
             and (mail.body is None or settings.eight_bit_mime)
         ):
-            question = mail
-    row = None if question is None else settings.common_rows.get(question.verb)
-    if row is None:
+            question, row = mail, _MAIL_ROW
+    if question is None or question.verb not in settings.common_rows:
         return None
     c._input.offset = found.end()
     c._asked = row
@@ -65,10 +66,25 @@ def next_question(c: ServerConnection, found: re.Match[bytes]) -> Mail | Rcpt | 
 
 def answer(c: ServerConnection, question: object, answer: object) -> bool:
     """Carry out ACCEPT, or the application's own positive reply to MessageComplete.  Return False to do nothing."""
-    if question is not c._question or c._exchange is not None:
+    if question is not c._question:
         return False
     settings = c._settings
-    if isinstance(question, MessageComplete):
+    received = c._input
+    due = received.offset == len(received.data)
+    if isinstance(question, Rcpt):
+        if answer is not ACCEPT or c._asked is not _RCPT_ROW:
+            return False
+        c._recipients.append(question.forward_path)
+        c._state = _RCPT
+        wire = settings.accepted["RCPT"]
+    elif isinstance(question, Mail):
+        if answer is not ACCEPT or c._asked is not _MAIL_ROW:
+            return False
+        c._mail = question
+        c._transactions += 1
+        c._state = _MAIL
+        wire = settings.accepted["MAIL"]
+    elif isinstance(question, MessageComplete):
         if settings.lmtp:
             return False
         if answer is ACCEPT:
@@ -77,27 +93,15 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
             wire = answer.to_wire(enhanced=settings.enhanced_status_codes)
         else:
             return False
-        c._question = None
         c._wait = settings.timeouts[1]
         c._end_transaction()
-        c._write(wire, due=True)
-        return True
-    row = c._asked
-    if answer is not ACCEPT or row is None or row.effect is _BEGIN_CHUNK or row.name not in settings.accepted:
-        return False
-    wire = settings.accepted[row.name]
-    received = c._input
-    due = received.offset == len(received.data)
-    if isinstance(question, Rcpt):
-        c._recipients.append(question.forward_path)
-        c._state = _RCPT
-    elif isinstance(question, Mail):
-        c._mail = question
-        c._transactions += 1
-        c._state = _MAIL
+        due = True
     elif isinstance(question, Data):
+        if answer is not ACCEPT or c._asked is not _DATA_ROW:
+            return False
         c._begin_content()
         c._state = _DATA
+        wire = settings.accepted["DATA"]
         due = True
     else:
         return False

@@ -27,6 +27,28 @@ def _check_code(code: int) -> None:
         raise Malformed("a reply code must be 200 to 599")
 
 
+_VALIDATORS: Final = (
+    value_of(int, _check_code),
+    value_of(
+        str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty; pass the text as text=...")
+    ),
+    value_of(str, matches(_TEXT, "must be printable ASCII and tabs, with \\n between lines")),
+)
+"""Those of the fields of Reply: they say what is wrong, and accept subclasses of int and str."""
+
+
+def _are_valid(code: object, enhanced_status_code: object, text: object) -> bool:
+    """Return whether these are valid fields of a Reply, of exactly the types int and str."""
+    return (
+        type(code) is int
+        and 200 <= code <= 599
+        and type(enhanced_status_code) is str
+        and _ENHANCED_OR_NONE.fullmatch(enhanced_status_code) is not None
+        and type(text) is str
+        and _TEXT.fullmatch(text) is not None
+    )
+
+
 def _is_in_grammar(code: int) -> bool:
     """Return whether the second digit of *code* is 0 to 5, as the grammar requires (RFC 5321 section 4.2)."""
     return code // 10 % 10 <= 5
@@ -55,17 +77,17 @@ class Reply:
         b'550 5.1.1 no such user\\r\\n'
     """
 
-    code: int = attrs.field(validator=value_of(int, _check_code))
-    enhanced_status_code: str = attrs.field(
-        default="",
-        validator=value_of(
-            str, matches(_ENHANCED_OR_NONE, "must be a status code such as 5.7.1, or empty; pass the text as text=...")
-        ),
-    )
+    code: int
+    enhanced_status_code: str = ""
     """For example ``5.7.1`` (RFC 3463); empty if absent."""
-    text: str = attrs.field(
-        default="", validator=value_of(str, matches(_TEXT, "must be printable ASCII and tabs, with \\n between lines"))
-    )
+    text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        # A server builds one or more for each message: one check of all fields costs half of three validators.
+        if not _are_valid(self.code, self.enhanced_status_code, self.text):
+            fields: tuple[attrs.Attribute[Any], ...] = attrs.fields(Reply)
+            for field, validate in zip(fields, _VALIDATORS, strict=True):
+                validate(self, field, getattr(self, field.name))
 
     @property
     def positive(self) -> bool:
@@ -137,11 +159,9 @@ def sendable(reply: Reply) -> Reply:
     Raises LocalProtocolError if it was changed to an invalid value after it was created.  Instances of subclasses are
     replaced by plain values, because their methods could return something else at each call.
     """
-    code, status, text = reply.code, reply.enhanced_status_code, reply.text
-    if type(reply) is not Reply or type(code) is not int or type(status) is not str or type(text) is not str:
-        return Reply(_plain(code), _plain(status), _plain(text))
-    if not (200 <= code <= 599 and _ENHANCED_OR_NONE.fullmatch(status) and _TEXT.fullmatch(text)):
-        raise LocalProtocolError("a reply must be lines of printable ASCII with its code; do not change a built Reply")
+    code = reply.code
+    if type(reply) is not Reply or not _are_valid(code, reply.enhanced_status_code, reply.text):
+        return Reply(_plain(code), _plain(reply.enhanced_status_code), _plain(reply.text))
     if not _is_in_grammar(code):
         raise _cannot_be_sent(code)
     return reply

@@ -155,10 +155,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._question = connected = Connected()
             return connected
         received = self._input
-        # Between two chunks the server still holds the message, so the rate of content applies.
-        wait = self._settings.timeouts[2] if state is _CHUNKS else self._wait
         if received.offset == len(received.data):
-            return self._need_more_data(wait)
+            return self._need_line()
         found = _match_common(received.data, received.offset)
         if found is not None and not received.dropping:
             question = _fast_path.next_question(self, found)
@@ -182,8 +180,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
             if received.dropping and state is _CHUNKS:
                 # The bytes of this line would count for the rate of content, and a line without an end has no limit.
                 return self._close_endless_chunk(b"", _standard_replies.LINE_TOO_LONG)
-            return self._need_more_data(wait)
+            return self._need_line()
         return self._read(line)
+
+    def _need_line(self) -> Action | None:
+        # Between two chunks the server still holds the message, so the rate of content applies.
+        return self._need_more_data(self._settings.timeouts[2] if self._state is _CHUNKS else self._wait)
 
     def _read(self, line: bytes) -> ServerEvent | None:
         """Handle *line*, which is not one of the common lines."""
