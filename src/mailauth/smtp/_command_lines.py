@@ -80,8 +80,10 @@ def common_mail(found: re.Match[bytes]) -> Mail | None:
     mail = new(Mail)
     fields = mail.__dict__
     fields["reverse_path"] = path
-    if size is not None or other_size is not None:
-        fields["size"] = int(size or other_size)
+    if size is not None:
+        fields["size"] = int(size)
+    elif other_size is not None:
+        fields["size"] = int(other_size)
     if body is not None:
         fields["body"] = _BODIES[body]
     return mail

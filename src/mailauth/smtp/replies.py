@@ -159,9 +159,11 @@ def sendable(reply: Reply) -> Reply:
     Raises LocalProtocolError if it was changed to an invalid value after it was created.  Instances of subclasses are
     replaced by plain values, because their methods could return something else at each call.
     """
-    code = reply.code
-    if type(reply) is not Reply or not _are_valid(code, reply.enhanced_status_code, reply.text):
-        return Reply(_plain(code), _plain(reply.enhanced_status_code), _plain(reply.text))
+    code, status, text = reply.code, reply.enhanced_status_code, reply.text
+    if type(reply) is not Reply or (type(code), type(status), type(text)) != (int, str, str):
+        return Reply(_plain(code), _plain(status), _plain(text))
+    if not _are_valid(code, status, text):
+        raise LocalProtocolError("a reply must be lines of printable ASCII with its code; do not change a built Reply")
     if not _is_in_grammar(code):
         raise _cannot_be_sent(code)
     return reply
