@@ -217,6 +217,7 @@ def test_new_recording_of_a_client_equals_the_stored_one(name: str, tmp_path: Pa
         ("smtp_core.py", ("--quick",), "h11"),
         ("pop3_core.py", ("--quick",), "h11"),
         ("idle.py", ("--connections", "10"), "TLS"),
+        ("imports.py", ("--quick",), "mailauth.smtp"),
         ("reuse_port.py", ("--quick",), "two processes"),
         ("grants.py", ("2000",), "per lookup"),
         ("sasl_timing.py", ("4",), "The time"),

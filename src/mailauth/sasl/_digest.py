@@ -6,10 +6,10 @@ The response is ``name digest``.  To check it the server needs the secret itself
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Callable
 from typing import ClassVar, Final, TypeAlias
 
+from .._patterns import LazyPattern
 from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ._fields import decode_identity
@@ -19,7 +19,7 @@ from .messages import Challenge, Fault, FetchSecret, Refusal, Step, Success
 Digest: TypeAlias = Callable[[bytes, bytes], bytes]
 """``(secret, challenge)`` -> 32 lower-case hexadecimal digits."""
 
-_DIGEST: Final = re.compile(rb"[0-9a-f]{32}")
+_DIGEST: Final = LazyPattern(rb"[0-9a-f]{32}")
 _DECOY_SECRET: Final = b"no identity has this secret"
 
 

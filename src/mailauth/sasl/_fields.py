@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import attrs
 
+from .._patterns import LazyPattern
 from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
 from .saslprep import saslprep
@@ -26,9 +27,9 @@ MAX_MESSAGE_ID: Final = 400
 """Maximum bytes of a msg-id: a domain of 255 and a nonce fit, and the greeting fits in 512 (RFC 1939 section 3)."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_UNESCAPED_EQUALS: Final = re.compile(rb"=(?!2C|3D)")
+_UNESCAPED_EQUALS: Final = LazyPattern(rb"=(?!2C|3D)")
 _ATOMS: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
-_MESSAGE_ID: Final = re.compile(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
+_MESSAGE_ID: Final = LazyPattern(rf"<{_ATOMS}@(?:{_ATOMS}|\[[!-Z^-~]+\])>".encode("ascii"))
 
 
 def decode_identity(data: bytes) -> str:
@@ -58,7 +59,7 @@ def unescape_name(data: bytes) -> str:
 
     Raises Malformed for an unescaped ``=``, and as prepare_identity() does.
     """
-    if _UNESCAPED_EQUALS.search(data):
+    if _UNESCAPED_EQUALS.compiled.search(data):
         raise Malformed("unescaped '=' in a name")
     return prepare_identity(data.replace(b"=2C", b",").replace(b"=3D", b"="))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import attrs
 
+from .._patterns import LazyPattern
 from ..errors import Malformed
 from ._base64 import decode_base64, encode_base64
 from ._fields import unescape_name
@@ -16,19 +16,19 @@ _BASE64: Final = rb"[A-Za-z0-9+/]+={0,2}"
 _EXTENSIONS: Final = rb"(?:,[A-Za-ln-z]=[^,\x00]+)*"
 """Unknown extensions are ignored, except ``m``: the RFC reserves it for extensions that must not be ignored."""
 
-_CLIENT_FIRST: Final = re.compile(
+_CLIENT_FIRST: Final = LazyPattern(
     rb"(?P<header>(?:(?P<flag>[ny])|p=(?P<binding>[A-Za-z0-9.-]+)),(?:a=(?P<acting_as>[^,]+))?,)"
     rb"(?P<bare>n=(?P<name>[^,]+),r=(?P<nonce>" + _NONCE + rb")" + _EXTENSIONS + rb")"
 )
-_SERVER_FIRST: Final = re.compile(
+_SERVER_FIRST: Final = LazyPattern(
     rb"r=(?P<nonce>" + _NONCE + rb"),s=(?P<salt>" + _BASE64 + rb"),i=(?P<iterations>[1-9][0-9]{0,9})" + _EXTENSIONS
 )
-_CLIENT_FINAL: Final = re.compile(
+_CLIENT_FINAL: Final = LazyPattern(
     rb"(?P<unproved>c=(?P<binding>" + _BASE64 + rb"),r=(?P<nonce>" + _NONCE + rb")" + _EXTENSIONS + rb")"
     rb",p=(?P<proof>" + _BASE64 + rb")"
 )
-_SERVER_FINAL: Final = re.compile(rb"v=(?P<signature>" + _BASE64 + rb")" + _EXTENSIONS)
-_SERVER_ERROR: Final = re.compile(rb"e=(?P<error>[a-z0-9-]+)" + _EXTENSIONS)
+_SERVER_FINAL: Final = LazyPattern(rb"v=(?P<signature>" + _BASE64 + rb")" + _EXTENSIONS)
+_SERVER_ERROR: Final = LazyPattern(rb"e=(?P<error>[a-z0-9-]+)" + _EXTENSIONS)
 
 
 @attrs.frozen(kw_only=True)

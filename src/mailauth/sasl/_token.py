@@ -5,13 +5,13 @@ Anyone who reads a token can use it like a password, so these mechanisms are sec
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
 import attrs
 
+from .._patterns import LazyPattern
 from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
 from ._fields import validate_authorization_identity
@@ -20,9 +20,9 @@ from .messages import Challenge, CheckToken, Fault, Refusal, Step, Success
 MAX_TOKEN: Final = 8192
 """Maximum bytes of a token.  In base64 with the other fields, it fits in 12,288 bytes (RFC 4954 section 4)."""
 
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-_AUTHORIZATION: Final = re.compile(rb"(?i:bearer) +(?P<token>[A-Za-z0-9._~+/-]+=*)")
-_PAIRS: Final = re.compile(rb"(?:[A-Za-z]+=[\t\n\r -~]*\x01)*")
+_TOKEN: Final = LazyPattern(rb"[A-Za-z0-9._~+/-]+=*")
+_AUTHORIZATION: Final = LazyPattern(rb"(?i:bearer) +(?P<token>[A-Za-z0-9._~+/-]+=*)")
+_PAIRS: Final = LazyPattern(rb"(?:[A-Za-z]+=[\t\n\r -~]*\x01)*")
 
 
 def parse_pairs(data: bytes) -> Mapping[bytes, bytes]:

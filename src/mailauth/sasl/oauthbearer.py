@@ -7,14 +7,15 @@ from typing import ClassVar, Final
 
 import attrs
 
+from .._patterns import LazyPattern
 from .._validators import between, value_of
 from ..errors import Malformed
 from ._fields import escape_name, unescape_name
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
 from .messages import CheckToken
 
-_RESPONSE: Final = re.compile(rb"[ny],(?:a=(?P<acting_as>[^,\x01]+))?,\x01(?P<pairs>.*)\x01", re.DOTALL)
-_HOST: Final = re.compile(r"[!-~]{1,255}")
+_RESPONSE: Final = LazyPattern(rb"[ny],(?:a=(?P<acting_as>[^,\x01]+))?,\x01(?P<pairs>.*)\x01", re.DOTALL)
+_HOST: Final = LazyPattern(r"[!-~]{1,255}")
 
 
 def _port(value: bytes) -> int:

@@ -5,11 +5,10 @@ The tables are those of Unicode 3.2, as the RFC requires.  PRECIS (RFC 8265) is 
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from functools import cached_property
 from typing import Final
 
+from .._patterns import LazyPattern
 from .._validators import check_integer, check_type
 from ..errors import Malformed
 from . import _saslprep_tables as tables
@@ -18,26 +17,12 @@ DEFAULT_LIMIT: Final = 1024
 """Maximum bytes of a password that a mechanism accepts."""
 
 
-class _Pattern:
-    """A regular expression that is compiled when first used.
-
-    Compiling takes milliseconds, and most logins are ASCII and do not need it.
-    """
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-
-    @cached_property
-    def compiled(self) -> re.Pattern[str]:
-        return re.compile(self._source)
-
-
-_SPACES: Final = _Pattern(tables.SPACES)
-_DELETED: Final = _Pattern(tables.DELETED)
-_PROHIBITED: Final = _Pattern(tables.PROHIBITED)
-_UNASSIGNED: Final = _Pattern(f"({tables.UNASSIGNED})")
-_RIGHT_TO_LEFT: Final = _Pattern(tables.RIGHT_TO_LEFT)
-_LEFT_TO_RIGHT: Final = _Pattern(tables.LEFT_TO_RIGHT)
+_SPACES: Final = LazyPattern(tables.SPACES)
+_DELETED: Final = LazyPattern(tables.DELETED)
+_PROHIBITED: Final = LazyPattern(tables.PROHIBITED)
+_UNASSIGNED: Final = LazyPattern(f"({tables.UNASSIGNED})")
+_RIGHT_TO_LEFT: Final = LazyPattern(tables.RIGHT_TO_LEFT)
+_LEFT_TO_RIGHT: Final = LazyPattern(tables.LEFT_TO_RIGHT)
 
 
 def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> str:

@@ -10,12 +10,13 @@ from typing import ClassVar, Final
 
 import attrs
 
+from .._patterns import LazyPattern
 from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
 from .messages import CheckToken
 
-_RESPONSE: Final = re.compile(rb"user=(?P<name>[^\x01]+)\x01(?P<pairs>.*)\x01", re.DOTALL)
+_RESPONSE: Final = LazyPattern(rb"user=(?P<name>[^\x01]+)\x01(?P<pairs>.*)\x01", re.DOTALL)
 
 
 class Xoauth2Server(TokenServer):

@@ -9,13 +9,13 @@ that fits into a path, and underscores in the domain.  ``check_strict_mailbox()`
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import string
 from typing import Final
 
 import attrs
 
+from .._patterns import LazyPattern, TextPattern
 from .._unchecked import defaults_in_class
 from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
@@ -43,22 +43,22 @@ _U_LABEL: Final = rf"[A-Za-z0-9_{_IN_LABEL}]++(?:-++[A-Za-z0-9_{_IN_LABEL}]++)*+
 _U_DOMAIN: Final = rf"{_U_LABEL}(?:\.{_U_LABEL})*+"
 _U_QUOTED: Final = rf'"(?:[ !#-\[\]-~{NON_ASCII}]|\\[ -~])*"'
 
-_DOT_STRING: Final = re.compile(_U_DOT_STRING)
-_DOMAIN: Final = re.compile(_U_DOMAIN)
-_MAILBOX: Final = re.compile(rf"({_U_DOTS_ANYWHERE}|{_U_QUOTED})@({_U_DOMAIN}|{_LITERAL})")
+_DOT_STRING: Final = TextPattern(_U_DOT_STRING, NON_ASCII)
+_DOMAIN: Final = TextPattern(_U_DOMAIN, _IN_LABEL)
+_MAILBOX: Final = TextPattern(rf"({_U_DOTS_ANYWHERE}|{_U_QUOTED})@({_U_DOMAIN}|{_LITERAL})", NON_ASCII, _IN_LABEL)
 _PATH: Final = re.compile(r'<(?:[^">]++|"(?:[^"\\]++|\\.)*+")*+>')
-_SOURCE_ROUTE: Final = re.compile(rf"@(?:{_U_DOMAIN}|{_LITERAL})(?:,@(?:{_U_DOMAIN}|{_LITERAL}))*:")
-_GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
-_QUOTED_PAIR: Final = re.compile(r"\\(.)")
-_TO_QUOTE: Final = re.compile(r'(["\\])')
-_PRINTABLE: Final = re.compile(r"[ -~]*")
-_TEXT: Final = re.compile(rf"[ -~{NON_ASCII}]*")
-_XTEXT: Final = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
-_XTEXT_PAIR: Final = re.compile(r"\+([0-9A-F]{2})")
-_NOT_XCHAR: Final = re.compile(r"[^!-*,-<>-~]")
-_UNITEXT: Final = re.compile(rf"(?:[!-*,-<>-\[\]-~{NON_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})*")
-_EMBEDDED: Final = re.compile(r"\\x\{([0-9A-F]+)\}")
-_NOT_QCHAR: Final = re.compile(r"[^!-*,-<>-\[\]-~]")
+_SOURCE_ROUTE: Final = TextPattern(rf"@(?:{_U_DOMAIN}|{_LITERAL})(?:,@(?:{_U_DOMAIN}|{_LITERAL}))*:", _IN_LABEL)
+_GENERAL_LITERAL: Final = LazyPattern(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
+_QUOTED_PAIR: Final = LazyPattern(r"\\(.)")
+_TO_QUOTE: Final = LazyPattern(r'(["\\])')
+_PRINTABLE: Final = LazyPattern(r"[ -~]*")
+_TEXT: Final = TextPattern(rf"[ -~{NON_ASCII}]*", NON_ASCII)
+_XTEXT: Final = LazyPattern(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
+_XTEXT_PAIR: Final = LazyPattern(r"\+([0-9A-F]{2})")
+_NOT_XCHAR: Final = LazyPattern(r"[^!-*,-<>-~]")
+_UNITEXT: Final = TextPattern(rf"(?:[!-*,-<>-\[\]-~{NON_ASCII}]|\\x\{{[0-9A-F]{{2,6}}\}})*", NON_ASCII)
+_EMBEDDED: Final = LazyPattern(r"\\x\{([0-9A-F]+)\}")
+_NOT_QCHAR: Final = LazyPattern(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED_ASCII: Final = frozenset(" +=\\")
 _TO_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
@@ -142,7 +142,7 @@ class Mailbox:
         local_part, domain = found.groups()
         unquoted = False
         if local_part.startswith('"'):
-            local_part = _QUOTED_PAIR.sub(r"\1", local_part[1:-1])
+            local_part = _QUOTED_PAIR.compiled.sub(r"\1", local_part[1:-1])
         elif not _DOT_STRING.fullmatch(local_part):
             _check_path(f'"{local_part}"@{domain}')  # so that str() is a valid path too
             unquoted = True
@@ -169,7 +169,7 @@ class Mailbox:
     def __str__(self) -> str:
         local_part = self.local_part
         if not _DOT_STRING.fullmatch(local_part):
-            local_part = '"' + _TO_QUOTE.sub(r"\\\1", local_part) + '"'
+            local_part = '"' + _TO_QUOTE.compiled.sub(r"\\\1", local_part) + '"'
         return f"{local_part}@{self.domain}" if self.domain else local_part
 
 
@@ -234,6 +234,8 @@ def check_domain(text: str, *, non_ascii: bool = False) -> None:
     literal = text[1:-1]
     if not text.endswith("]") or len(text) > MAX_DOMAIN:
         raise Malformed("invalid address literal")
+    import ipaddress  # literals are rare, and importing it takes 2 milliseconds
+
     try:
         if literal[:5].lower() == "ipv6:":
             if "%" in literal:
@@ -283,7 +285,7 @@ def decode_xtext(text: str) -> str:
     check_type("text", str, text)
     if not _XTEXT.fullmatch(text):
         raise Malformed("invalid xtext")
-    decoded = _XTEXT_PAIR.sub(lambda pair: chr(int(pair[1], 16)), text)
+    decoded = _XTEXT_PAIR.compiled.sub(lambda pair: chr(int(pair[1], 16)), text)
     if not _PRINTABLE.fullmatch(decoded):
         raise Malformed("xtext encodes a character that is not printable ASCII")
     return decoded
@@ -297,7 +299,7 @@ def encode_xtext(text: str) -> str:
     check_type("text", str, text)
     if not _PRINTABLE.fullmatch(text):
         raise Malformed("xtext must be printable ASCII")
-    return _NOT_XCHAR.sub(lambda character: f"+{ord(character[0]):02X}", text)
+    return _NOT_XCHAR.compiled.sub(lambda character: f"+{ord(character[0]):02X}", text)
 
 
 def decode_unitext(text: str) -> str:
@@ -308,7 +310,7 @@ def decode_unitext(text: str) -> str:
     """
     if not _UNITEXT.fullmatch(text):
         raise Malformed("invalid utf-8 address")
-    decoded = _EMBEDDED.sub(_decode_character, text)
+    decoded = _EMBEDDED.compiled.sub(_decode_character, text)
     if not is_text(decoded):
         raise Malformed("utf-8 address encodes a control character")
     return decoded
@@ -331,4 +333,4 @@ def encode_unitext(text: str) -> str:
     """
     if not is_text(text):
         raise Malformed("utf-8 address must not contain control characters")
-    return _NOT_QCHAR.sub(lambda character: f"\\x{{{ord(character[0]):02X}}}", text)
+    return _NOT_QCHAR.compiled.sub(lambda character: f"\\x{{{ord(character[0]):02X}}}", text)

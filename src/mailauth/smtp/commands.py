@@ -13,6 +13,7 @@ from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 
 import attrs
 
+from .._patterns import LazyPattern, TextPattern
 from .._unchecked import defaults_in_class, new
 from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
@@ -41,14 +42,15 @@ P = TypeVar("P")
 
 TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
-_SMTPUTF8: Final = re.compile(r" (?i:SMTPUTF8)\Z")
-_CHUNK: Final = re.compile(r"([0-9]{1,20})( (?i:LAST))?")
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_SMTPUTF8: Final = LazyPattern(r" (?i:SMTPUTF8)\Z")
+_CHUNK: Final = LazyPattern(r"([0-9]{1,20})( (?i:LAST))?")
+_HOST_NAME: Final = LazyPattern(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ARGUMENT: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 # No C0, DEL, C1, line separators or Bidi_Control characters.  Bytes that are not UTF-8 are surrogates.
-_VISIBLE: Final = r"!-~\xa0-\u061b\u061d-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\udc80-\udcff\ue000-\U0010ffff"
-_CLIENT_NAME: Final = re.compile(rf"[{_VISIBLE}](?:[ {_VISIBLE}]*[{_VISIBLE}])?")
+_NON_ASCII: Final = r"\xa0-\u061b\u061d-\u200d\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\udc80-\udcff\ue000-\U0010ffff"
+_VISIBLE: Final = f"!-~{_NON_ASCII}"
+_CLIENT_NAME: Final = TextPattern(rf"[{_VISIBLE}](?:[ {_VISIBLE}]*[{_VISIBLE}])?", _NON_ASCII)
 _MAX_CLIENT_NAME: Final = 255  # bytes (RFC 5321 section 4.5.3.1.2)
 
 
@@ -543,13 +545,13 @@ class Vrfy(Command, Notice):
     """The client accepts a reply in UTF-8.  A server of this library always replies in ASCII."""
 
     def __attrs_post_init__(self) -> None:
-        if not self.smtputf8 and _SMTPUTF8.search(self.argument):
+        if not self.smtputf8 and _SMTPUTF8.compiled.search(self.argument):
             raise LocalProtocolError("argument must not end with SMTPUTF8; use smtputf8=True")
 
     @classmethod
     def parse(cls, argument: str) -> Self:
         """Parse the name, and ``SMTPUTF8`` after it (RFC 6531 section 3.7.4.2).  Raises Malformed."""
-        name = _SMTPUTF8.sub("", argument)
+        name = _SMTPUTF8.compiled.sub("", argument)
         return _build(cls, argument=name, smtputf8=name != argument)
 
     def to_wire(self) -> bytes:

@@ -6,7 +6,6 @@ This module only parses and serializes.  The settings check whether a parameter 
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from .._patterns import LazyPattern, TextPattern
 from .._validators import value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command
@@ -21,10 +21,11 @@ from ._grammar import NON_ASCII, decode_unitext, decode_xtext, encode_unitext, e
 
 W = TypeVar("W", bound=enum.Enum)
 
-_ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
-_KEYWORD: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*")
-_VALUE: Final = re.compile(rf"[!-<>-~{NON_ASCII}]+")
-_PARAMETER: Final = re.compile(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=({_VALUE.pattern}))?")
+_ADDRESS_TYPE: Final = LazyPattern(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]+")
+_KEYWORD: Final = LazyPattern(r"[A-Z0-9][A-Z0-9-]*")
+_CHARACTERS: Final = rf"[!-<>-~{NON_ASCII}]+"
+_VALUE: Final = TextPattern(_CHARACTERS, NON_ASCII)
+_PARAMETER: Final = TextPattern(rf"([A-Za-z0-9][A-Za-z0-9-]*)(?:=({_CHARACTERS}))?", NON_ASCII)
 _UTF_8: Final = "utf-8"  # the address type of RFC 6533
 
 

@@ -5,7 +5,6 @@ Each limit is a field, and its description gives the source of the number.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
@@ -13,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from .. import sasl
+from .._patterns import LazyPattern
 from .._validators import frozenset_of, integer, positive, tuple_of, value_of
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, NeedData, Tls
@@ -24,8 +24,8 @@ from .parameters import PARAMETERS, Parameter
 from .replies import Reply
 from .verbs import COMPLETED, GENERIC, ROWS, VERBS, Verb
 
-_KEYWORD: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*")
-_EHLO_LINE: Final = re.compile(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
+_KEYWORD: Final = LazyPattern(r"[A-Z0-9][A-Z0-9-]*")
+_EHLO_LINE: Final = LazyPattern(r"[A-Z0-9][A-Z0-9-]*(?: [!-~]+)*")
 _MAX_EHLO_LINE: Final = 506  # 512 bytes of a reply line less code and CRLF (RFC 5321 section 4.5.3.1.5)
 
 
