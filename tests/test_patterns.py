@@ -7,6 +7,7 @@ import pytest
 
 from mailauth._patterns import LazyPattern, TextPattern
 from mailauth.smtp import _grammar, commands, parameters
+from mailauth.smtp._grammar import is_text
 
 PATTERNS: Final = {
     f"{module.__name__}.{name}": pattern
@@ -21,7 +22,7 @@ VALID: Final = (
 
 
 def test_there_are_patterns_for_text() -> None:
-    assert len(PATTERNS) == 9
+    assert len(PATTERNS) == 8
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -52,3 +53,9 @@ def test_pattern_is_compiled_once() -> None:
     pattern = LazyPattern(rb"a+")
     assert pattern.fullmatch(b"aa")
     assert pattern.compiled is pattern.compiled
+
+
+def test_is_text_accepts_the_same_ascii_text_as_its_pattern() -> None:
+    for character in ASCII:
+        assert is_text(f"a{character}b") is (_grammar._TEXT.fullmatch(f"a{character}b") is not None)
+    assert is_text("")

@@ -8,13 +8,31 @@ from typing import Any
 import attrs
 import pytest
 
-from mailauth import ACCEPT, Command, MessageChunk, NeedData, Question, Send, Tls, pop3, sasl, smtp
+from mailauth import (
+    ACCEPT,
+    Command,
+    LocalProtocolError,
+    Malformed,
+    MessageChunk,
+    NeedData,
+    Question,
+    Send,
+    Tls,
+    pop3,
+    sasl,
+    smtp,
+)  # fmt: skip
 from mailauth._unchecked import new, slot_setters
 from mailauth.pop3.commands import Apop, ArgumentCommand, Pass, User, checked_list
+from mailauth.smtp.commands import Auth
 from tests.floor_plan import read
 
 MAIL = b"MAIL FROM:<a@b.test> SIZE=3 BODY=8BITMIME\r\n"
-SMTP = b"EHLO c\r\n" + MAIL + b"RCPT TO:<b@b.test>\r\nDATA\r\nhello\r\n.\r\nMAIL FROM:<>\r\n"
+SMTP = (
+    b"HELO c\r\nEHLO c_d.\r\nAUTH PLAIN AGEAYg==\r\n"
+    + MAIL
+    + b"RCPT TO:<b@b.test>\r\nDATA\r\nhello\r\n.\r\nMAIL FROM:<>\r\n"
+)
 POP3 = b"USER alice\r\nPASS secret\r\nLIST 1\r\nRETR 1\r\n"
 
 
@@ -68,9 +86,10 @@ def test_each_event_equals_one_from_its_constructor() -> None:
     found = events(smtp.ServerConnection(smtp_settings, entropy=bytes(32)), SMTP)
     found += events(pop3.ServerConnection(pop3_settings, entropy=bytes(32)), POP3)
     kinds = {type(event) for event in found}
-    assert {Send, MessageChunk, smtp.Mail, smtp.Rcpt, smtp.Data, pop3.Retrieve, sasl.CheckPassword} <= kinds
+    assert {Send, MessageChunk, smtp.Hello, smtp.Mail, smtp.Rcpt, smtp.Data, pop3.Retrieve} <= kinds
+    assert {sasl.AuthenticationStarted, sasl.CheckPassword, sasl.Authenticated} <= kinds
     for event in found:
-        if isinstance(event, Send | MessageChunk | Command):
+        if isinstance(event, Send | MessageChunk | Command | sasl.AuthenticationStarted):
             kind: Any = type(event)
             fields = {field.alias: getattr(event, field.name) for field in attrs.fields(kind) if field.init}
             copy = kind(**fields)
@@ -81,6 +100,35 @@ def test_each_event_equals_one_from_its_constructor() -> None:
 @pytest.mark.parametrize("kind", [User, Pass, Apop])
 def test_a_login_command_equals_one_from_its_constructor(kind: type[ArgumentCommand]) -> None:
     assert kind.parse(b"alice") == kind(argument=b"alice")
+
+
+@pytest.mark.parametrize("argument", ["PLAIN", "plain AGEAYg==", "X =", "x y z"])
+def test_auth_equals_one_from_its_constructor(argument: str) -> None:
+    mechanism, space, response = argument.partition(" ")
+    expected = Auth(mechanism=mechanism.upper(), initial_response=response.encode() if space else None)
+    assert Auth.parse(argument) == expected
+
+
+@pytest.mark.parametrize(
+    "argument", ["", " x", "PLAIN ", "LOGIN  ", "MECHANISM-OF-21-BYTES x", "P.LAIN", "PLAIN x ", "PLAIN \x7f"]
+)
+def test_auth_that_the_constructor_rejects_is_malformed(argument: str) -> None:
+    with pytest.raises(Malformed):
+        Auth.parse(argument)
+
+
+@pytest.mark.parametrize("kind", [smtp.Hello, type("Subclass", (smtp.Hello,), {})])
+@pytest.mark.parametrize("domain", ["c", "a_b.c.", "[192.0.2.1]", "x" * 255, "-"])
+def test_hello_equals_one_from_its_constructor(kind: type[smtp.Hello], domain: str) -> None:
+    for extended, lmtp in ((True, False), (False, False), (True, True)):
+        hello = kind.parse(domain, extended=extended, lmtp=lmtp)
+        assert type(hello) is kind
+        assert hello == kind(domain=domain, extended=extended, lmtp=lmtp)
+
+
+def test_hello_of_lmtp_without_extensions_is_rejected() -> None:
+    with pytest.raises(LocalProtocolError, match="LHLO has no form without extensions"):
+        smtp.Hello.parse("c", extended=False, lmtp=True)
 
 
 def test_a_list_command_equals_one_from_its_constructor() -> None:

@@ -152,14 +152,15 @@ def matches(pattern: re.Pattern[AnyStr], wanted: str) -> Check:
     return check
 
 
+MECHANISM_NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")
+INITIAL_RESPONSE: Final = re.compile(rb"[ -~]*[!-~]")
+
 check_mechanism_name: Final = matches(
-    re.compile(r"[A-Z0-9_-]{1,20}"), "a mechanism name must be 1 to 20 of the characters A-Z, 0-9, - and _"
+    MECHANISM_NAME, "a mechanism name must be 1 to 20 of the characters A-Z, 0-9, - and _"
 )
 """The check of a SASL mechanism name (RFC 4422 section 3.1).  Raises Malformed."""
 
-check_initial_response: Final = matches(
-    re.compile(rb"[ -~]*[!-~]"), "must be printable ASCII without a space at its end"
-)
+check_initial_response: Final = matches(INITIAL_RESPONSE, "must be printable ASCII without a space at its end")
 """The check of the initial response in an AUTH command, which is base64 or ``=`` on the wire.  Raises Malformed."""
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, strategies as st
 
 from mailauth.errors import Malformed
-from mailauth.sasl import saslprep
+from mailauth.sasl import _fields, saslprep
+from mailauth.sasl.saslprep import is_prepared
 
 
 @pytest.mark.parametrize(
@@ -154,3 +157,32 @@ def test_exception_does_not_quote_the_text() -> None:
     with pytest.raises(Malformed) as caught:
         saslprep("hunter2\u0007")
     assert "hunter2" not in str(caught.value)
+
+
+# Bytes at and beyond the limits of length, and pieces that each check is about.
+DATA = st.lists(
+    st.sampled_from([b"a", b" ", b"~", b"\x7f", b"\0", b"\n", b"\xc2\xad", b"\xff", b"x" * 254, b"x" * 1_023]),
+    max_size=3,
+)
+
+
+@given(DATA.map(b"".join), st.booleans())
+def test_prepared_bytes_are_accepted_as_the_complete_preparation_accepts_them(data: bytes, query: bool) -> None:
+    """The short way for printable ASCII is left out for comparison."""
+
+    def result(prepare: Callable[[], object]) -> object:
+        try:
+            return prepare()
+        except Malformed:
+            return None
+
+    for prepare in (lambda: _fields.prepare_identity(data), lambda: _fields.prepare_password(data, query=query)):
+        found = result(prepare)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_fields, "is_prepared", lambda data: False)
+            assert result(prepare) == found
+
+
+@pytest.mark.parametrize("number", range(256))
+def test_prepared_bytes_are_printable_ascii(number: int) -> None:
+    assert is_prepared(bytes([number])) is (32 <= number < 127)

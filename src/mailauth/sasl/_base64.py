@@ -28,6 +28,6 @@ def decode_base64(line: bytes) -> bytes:
         data = binascii.a2b_base64(line)
     except binascii.Error:
         raise Malformed("invalid base64") from None
-    if encode_base64(data) != line:
+    if binascii.b2a_base64(data, newline=False) != line:
         raise Malformed("invalid base64")
     return data

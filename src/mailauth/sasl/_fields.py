@@ -13,7 +13,7 @@ import attrs
 from .._patterns import LazyPattern
 from .._validators import check_type, value_of
 from ..errors import LocalProtocolError, Malformed
-from .saslprep import saslprep
+from .saslprep import is_prepared, saslprep
 
 MAX_IDENTITY: Final = 255
 """Maximum bytes of an identity in UTF-8.  A server must accept 255 (RFC 4616 section 2)."""
@@ -80,6 +80,8 @@ def prepare_identity(data: bytes) -> str:
 
     Raises Malformed as decode_identity() does, and if the result is empty or too long.
     """
+    if 0 < len(data) <= MAX_IDENTITY and is_prepared(data):
+        return data.decode("ascii")
     identity = saslprep(decode_identity(data), query=True, limit=MAX_IDENTITY)
     if not identity:
         raise Malformed("an identity is empty after SASLprep")
@@ -92,6 +94,8 @@ def prepare_password(data: bytes, *, query: bool) -> bytes:
     Raises Malformed for a password that check_password() rejects, that is not UTF-8, or that cannot be prepared.
     """
     check_password(data)
+    if is_prepared(data):
+        return data
     try:
         password = saslprep(data.decode("utf-8"), query=query, limit=MAX_PASSWORD).encode("utf-8")
     except UnicodeDecodeError:

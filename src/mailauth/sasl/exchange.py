@@ -45,19 +45,22 @@ class _Turn(enum.Enum):
     OVER = "the exchange is over"
 
 
+_NOT_STARTED, _CLIENT, _APPLICATION, _OVER = _Turn  # as attributes of their class they cost more
+
+
 def _answers(question: ServerQuestion | None, answer: object) -> bool:
     """Return whether *answer* has a type that *question* accepts."""
     if isinstance(answer, Refusal):
         return True
     match question:
+        case CheckPassword() | Authorize():
+            return isinstance(answer, Accept)
         case FetchSecret():
             return answer is None or isinstance(answer, bytes)
         case FetchScramKeys():
             return answer is None or isinstance(answer, ScramKeys)
         case CheckToken() | CheckExternal():
             return isinstance(answer, str) and answer != ""
-        case CheckPassword() | Authorize():
-            return isinstance(answer, Accept)
         case ExtensionQuestion():
             return True  # its mechanism checks the answer
         case None:
@@ -101,7 +104,7 @@ class ServerExchange:
         _check_mechanism(mechanism, "sasl.PlainServer(tls=True)")
         self._mechanism = mechanism
         self._strict_syntax = strict_syntax
-        self._turn = _Turn.NOT_STARTED
+        self._turn = _NOT_STARTED
         self._question: ServerQuestion | None = None
         self._proved: Success | None = None
         self._was_asked = False
@@ -131,7 +134,8 @@ class ServerExchange:
 
         *initial_response* is base64, ``=`` for an empty response, or None if the command has no initial response.
         """
-        self._expect(_Turn.NOT_STARTED)
+        if self._turn is not _NOT_STARTED:
+            raise self._out_of_order()
         if initial_response is None:
             return self._take(self._mechanism.respond(None))
         if not self._mechanism.client_first:
@@ -148,7 +152,8 @@ class ServerExchange:
 
         *line* is base64, empty for an empty response, or ``*`` to cancel.
         """
-        self._expect(_Turn.CLIENT)
+        if self._turn is not _CLIENT:
+            raise self._out_of_order()
         line = self._without_blanks(line)
         if line == b"*":
             return self._take(Fault.CANCELLED)
@@ -159,7 +164,8 @@ class ServerExchange:
 
         Raises LocalProtocolError if *response* is not bytes or None.
         """
-        self._expect(_Turn.NOT_STARTED, _Turn.CLIENT)
+        if self._turn is not _NOT_STARTED and self._turn is not _CLIENT:
+            raise self._out_of_order()
         check_type("response", bytes, response, optional=True)
         return self._take(self._respond(response))
 
@@ -168,7 +174,8 @@ class ServerExchange:
 
         Raises LocalProtocolError for an answer of the wrong type; the question then stays open.
         """
-        self._expect(_Turn.APPLICATION)
+        if self._turn is not _APPLICATION:
+            raise self._out_of_order()
         question = self._question
         if not _answers(question, answer):
             raise LocalProtocolError(f"{type(question).__name__} cannot be answered with {type(answer).__name__}")
@@ -176,9 +183,8 @@ class ServerExchange:
             return self._take(answer if isinstance(answer, Refusal) else self._conclude())
         return self._take(self._mechanism.resolve(answer))
 
-    def _expect(self, *turns: _Turn) -> None:
-        if self._turn not in turns:
-            raise LocalProtocolError(f"this call is not allowed now: {self._turn.value}")
+    def _out_of_order(self) -> LocalProtocolError:
+        return LocalProtocolError(f"this call is not allowed now: {self._turn.value}")
 
     def _without_blanks(self, line: bytes) -> bytes:
         return line if self._strict_syntax else line.rstrip(b" \t")
@@ -203,16 +209,16 @@ class ServerExchange:
         self._question = None
         match step:
             case Challenge():
-                self._turn = _Turn.CLIENT
+                self._turn = _CLIENT
             case Success() | Refusal() | Fault():
-                self._turn = _Turn.OVER
+                self._turn = _OVER
             case question:
                 if not isinstance(cast(object, question), Question):
                     found = f"{self._mechanism.name} returned {type(question).__name__}"
                     raise LocalProtocolError(f"{found}, not a step; return a Challenge, a question or a result")
                 self._was_asked = True
                 self._question = question
-                self._turn = _Turn.APPLICATION
+                self._turn = _APPLICATION
         return step
 
     def _settle(self, success: Success) -> Step:

@@ -422,12 +422,13 @@ class AuthenticationFailed(Notice):
 _set_proved, _set_acting_as, _set_final_data = slot_setters(
     Success, "authentication_identity", "authorization_identity", "data"
 )
+(_set_started,) = slot_setters(AuthenticationStarted, "mechanism")
 _set_claimed, _set_password, _set_asking_mechanism, _set_tls = slot_setters(
     CheckPassword, "authentication_identity", "password", "mechanism", "tls"
 )
 
 
-# A login with a password builds these from fields that are valid already.
+# A login builds these from fields that are valid already.
 
 
 def checked_success(authentication_identity: str, authorization_identity: str, data: bytes = b"") -> Success:
@@ -447,3 +448,10 @@ def checked_password(authentication_identity: str, password: bytes, mechanism: s
     _set_asking_mechanism(question, mechanism)
     _set_tls(question, tls)
     return question
+
+
+def authentication_started(mechanism: str) -> AuthenticationStarted:
+    """Return the notice with this field, which was validated."""
+    notice = new(AuthenticationStarted)
+    _set_started(notice, mechanism)
+    return notice

@@ -10,7 +10,7 @@ from typing import Final, Self, TypeAlias
 import attrs
 
 from .._unchecked import new, slot_setters
-from .._validators import check_type, frozenset_of, value_of
+from .._validators import MECHANISM_NAME, check_type, frozenset_of, value_of
 from ..errors import LocalProtocolError
 from ..events import Tls
 from ._md5 import MD5_AVAILABLE
@@ -31,7 +31,6 @@ from .scram import (
 from .xoauth2 import Xoauth2Server
 
 _POP3_ONLY: Final = frozenset({"USER", "APOP"})
-_NAME: Final = re.compile(r"[A-Z0-9_-]{1,20}")
 _ATOMS: Final = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _NOT_ATOM: Final = re.compile(r"[^A-Za-z0-9-]+")
 
@@ -202,7 +201,7 @@ class Mechanisms:
                     f"the factory of {name} must be a function of a sasl.Context, not {type(factory).__name__};"
                     " use lambda context: PlainServer(tls=context.tls)"
                 )
-            if not _NAME.fullmatch(name):
+            if not MECHANISM_NAME.fullmatch(name):
                 raise LocalProtocolError(f"invalid mechanism name {name!r}; use 1 to 20 of A-Z, 0-9, '-' and '_'")
 
     @property
@@ -219,9 +218,12 @@ class Mechanisms:
 
         Raises LocalProtocolError if it is not one of these.
         """
-        if name not in self:
-            raise LocalProtocolError(f"unknown mechanism {name!r}; use one of {', '.join(self.names)}")
-        return self.factories[name.upper()](context)
+        factory = self.factories.get(name)
+        if factory is None:
+            if name not in self:
+                raise LocalProtocolError(f"unknown mechanism {name!r}; use one of {', '.join(self.names)}")
+            factory = self.factories[name.upper()]
+        return factory(context)
 
     def only(self, *names: str) -> Self:
         """Return the mechanisms that *names* lists, in the order that they have here.  Case does not matter.

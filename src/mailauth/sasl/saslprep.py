@@ -61,6 +61,11 @@ def saslprep(text: str, *, query: bool = False, limit: int = DEFAULT_LIMIT) -> s
     return prepared
 
 
+def is_prepared(data: bytes) -> bool:
+    """Return whether *data* is printable ASCII: ``saslprep()`` has nothing to map, compose or prohibit in it."""
+    return data.isascii() and data.decode("ascii").isprintable()
+
+
 def _check_length(text: str, limit: int) -> None:
     # A lone surrogate must not raise UnicodeEncodeError here.  It is prohibited, which is checked later.
     if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:

@@ -52,7 +52,7 @@ _GENERAL_LITERAL: Final = LazyPattern(r"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 _QUOTED_PAIR: Final = LazyPattern(r"\\(.)")
 _TO_QUOTE: Final = LazyPattern(r'(["\\])')
 _PRINTABLE: Final = LazyPattern(r"[ -~]*")
-_TEXT: Final = TextPattern(rf"[ -~{NON_ASCII}]*", NON_ASCII)
+_TEXT: Final = LazyPattern(rf"[ -~{NON_ASCII}]*")
 _XTEXT: Final = LazyPattern(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _XTEXT_PAIR: Final = LazyPattern(r"\+([0-9A-F]{2})")
 _NOT_XCHAR: Final = LazyPattern(r"[^!-*,-<>-~]")
@@ -187,7 +187,7 @@ def checked_mailbox(local_part: str, domain: str) -> Mailbox:
 
 def is_text(text: str) -> bool:
     """Return whether *text* contains only printable ASCII and non-ASCII characters, and no control characters."""
-    return _TEXT.fullmatch(text) is not None
+    return text.isprintable() if text.isascii() else _TEXT.fullmatch(text) is not None
 
 
 def _utf8_length(text: str) -> int:

@@ -14,8 +14,17 @@ from typing import ClassVar, Final, Self, TypeAlias, TypeVar
 import attrs
 
 from .._patterns import LazyPattern, TextPattern
-from .._unchecked import defaults_in_class, new
-from .._validators import between, check_initial_response, check_mechanism_name, matches, tuple_of, value_of
+from .._unchecked import defaults_in_class, new, slot_setters
+from .._validators import (
+    INITIAL_RESPONSE,
+    MECHANISM_NAME,
+    between,
+    check_initial_response,
+    check_mechanism_name,
+    matches,
+    tuple_of,
+    value_of,
+)
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, ExtensionNotice, Notice, Question
 from ._grammar import Mailbox, check_domain, checked_mailbox, is_postmaster, is_text, parse_path, split_path
@@ -44,7 +53,7 @@ TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
 _SMTPUTF8: Final = LazyPattern(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = LazyPattern(r"([0-9]{1,20})( (?i:LAST))?")
-_HOST_NAME: Final = LazyPattern(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ARGUMENT: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 # No C0, DEL, C1, line separators or Bidi_Control characters.  Bytes that are not UTF-8 are surrogates.
@@ -137,8 +146,12 @@ class TextCommand(Command):
         return f"{self.verb} {self.argument}".rstrip(" ").encode("ascii") + b"\r\n"
 
 
+def _is_host_name(text: str) -> bool:
+    return len(text) <= 255 and _HOST_NAME.fullmatch(text) is not None
+
+
 def _check_hello_domain(domain: str) -> None:
-    if not (len(domain) <= 255 and _HOST_NAME.fullmatch(domain)):
+    if not _is_host_name(domain):
         try:
             check_domain(domain)
         except Malformed as error:
@@ -196,6 +209,12 @@ class Hello(Command, Notice):
     @classmethod
     def parse(cls, argument: str, *, extended: bool = True, lmtp: bool = False) -> Self:
         """Parse the argument of EHLO, of HELO (*extended* is False) or of LHLO (*lmtp* is True).  Raises Malformed."""
+        if cls is Hello and (extended or not lmtp) and _is_host_name(argument):
+            hello = new(cls)
+            _set_domain(hello, argument)
+            _set_extended(hello, extended)
+            _set_lmtp(hello, lmtp)
+            return hello
         try:
             return cls(domain=argument, extended=extended, lmtp=lmtp)
         except LocalProtocolError:
@@ -210,6 +229,9 @@ class Hello(Command, Notice):
         if not self.valid:
             raise LocalProtocolError("domain: a client sends a domain or an address literal only; build another Hello")
         return f"{'LHLO' if self.lmtp else 'EHLO' if self.extended else 'HELO'} {self.domain}\r\n".encode("ascii")
+
+
+_set_domain, _set_extended, _set_lmtp = slot_setters(Hello, "domain", "extended", "lmtp")
 
 
 @attrs.frozen(kw_only=True)
@@ -244,12 +266,22 @@ class Auth(Command):
         mechanism, space, response = argument.partition(" ")
         if not mechanism or (space and not response) or not response.isascii():
             raise Malformed("syntax: AUTH mechanism [initial-response]")
+        mechanism = mechanism.upper()
         initial_response = response.encode("ascii") if space else None
-        return _build(cls, mechanism=mechanism.upper(), initial_response=initial_response)
+        valid = initial_response is None or INITIAL_RESPONSE.fullmatch(initial_response)
+        if cls is not Auth or not valid or not MECHANISM_NAME.fullmatch(mechanism):
+            return _build(cls, mechanism=mechanism, initial_response=initial_response)
+        auth = new(cls)
+        _set_mechanism(auth, mechanism)
+        _set_initial_response(auth, initial_response)
+        return auth
 
     def to_wire(self) -> bytes:
         response = b"" if self.initial_response is None else b" " + self.initial_response
         return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
+
+
+_set_mechanism, _set_initial_response = slot_setters(Auth, "mechanism", "initial_response")
 
 
 def from_parsed(kind: type[C], **fields: object) -> C:

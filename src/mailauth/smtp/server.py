@@ -18,6 +18,7 @@ from .._unchecked import new, slot_setters
 from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Action, CloseReason, Command, MessageChunk, Question, Tls
+from ..sasl.messages import authentication_started
 from . import _fast_path, _standard_replies, content
 from ._command_lines import COMMON, check_strict, from_common, normalize, split_line
 from ._grammar import Mailbox
@@ -238,7 +239,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             refusal = self._count_junk_command()
         if isinstance(line, re.Match):  # of COMMON, with its CRLF
             line = line.group()[:-2] if refusal is not None else b""
-        elif isinstance(command, Auth):
+        elif refusal is not None and isinstance(command, Auth):
             line = f"AUTH {command.mechanism}".encode("ascii")  # the initial response may be a secret
         if isinstance(command, Bdat):
             return self._begin_chunk(row, command, line, refusal)
@@ -371,8 +372,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _greet(self, reply: Reply | None) -> None:
         """Write the greeting, which has no enhanced status code (RFC 2034 section 4)."""
         if reply is None or reply.positive:
-            text = reply.text if reply is not None and reply.text else "LMTP" if self._settings.lmtp else "ESMTP"
-            self._write(Reply(220, "", f"{self._settings.host_name} {text}").to_wire(), due=True)
+            greeting = self._settings.accepted[""]
+            if reply is not None and reply.text:
+                greeting = Reply(220, "", f"{self._settings.host_name} {reply.text}").to_wire()
+            self._write(greeting, due=True)
             self._state = State.CONNECTED
             return
         self._write(reply.to_wire(enhanced=False), due=True)
@@ -553,7 +556,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         )
         self._state = row.states[self._state]
         self._proceed(exchange, exchange.begin(command.initial_response))
-        return sasl.AuthenticationStarted(mechanism=command.mechanism)
+        return authentication_started(command.mechanism)
 
     def _challenge(self, data: bytes) -> None:
         # An empty challenge keeps its space (RFC 4954 section 4): without it, clients hang.
@@ -562,7 +565,11 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _accept_login(self, success: sasl.Success) -> None:
         self._state = State.READY
         self._wait = self._settings.timeouts[1]
-        self._write_reply(_standard_replies.LOGGED_IN)
+        wire = self._settings.accepted.get("AUTH")  # none if an added row replaces AUTH
+        if wire is None:
+            self._write_reply(_standard_replies.LOGGED_IN)
+        else:
+            self._write(wire, due=True)
 
     def _reject_login(self, reason: sasl.Refusal | sasl.Fault, *, counts: bool) -> None:
         self._state = State.READY

@@ -324,11 +324,15 @@ class ServerSettings:
 
     @cached_property
     def accepted(self) -> Mapping[str, bytes]:
-        """Those replies of *common_rows* to ACCEPT that do not depend on the connection, by verb, as on the wire."""
+        """The replies to ACCEPT that do not depend on the connection, by verb, as on the wire.
+
+        They are those of *common_rows*, the one to MessageComplete, and the greeting, whose verb is empty here.
+        """
         enhanced = self.enhanced_status_codes
         replies = {name: row.accepted for name, row in self.common_rows.items() if isinstance(row.accepted, Reply)}
         replies[MessageComplete.verb] = COMPLETED
-        return {name: reply.to_wire(enhanced=enhanced) for name, reply in replies.items()}
+        greeting = Reply(220, "", f"{self.host_name} {'LMTP' if self.lmtp else 'ESMTP'}")
+        return {"": greeting.to_wire(), **{name: reply.to_wire(enhanced=enhanced) for name, reply in replies.items()}}
 
     @cached_property
     def content_limits(self) -> tuple[ContentLimits, ContentLimits]:

@@ -18,6 +18,8 @@ class State(enum.IntEnum):
         <State.DATA: 6>
     """
 
+    __hash__ = int.__hash__  # that of an enum is written in Python, and each command looks its state up
+
     GREETING = 0
     """Nothing has been sent; the server's greeting is due."""
     REFUSING = 1
