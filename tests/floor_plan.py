@@ -29,7 +29,7 @@ IMPURE_NAMES: Final = frozenset({"__import__", "breakpoint", "eval", "exec", "in
 
 LAYERS: Final = (
     {"errors"},
-    {"_validators", "_patterns", "_unchecked"},
+    {"_validators", "_patterns", "_unchecked", "_values"},
     {"events"},
     {"_lines", "_dots", "sasl"},
     {"_machine"},

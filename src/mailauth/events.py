@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 import attrs
 
 from ._validators import value_of
+from ._values import shared_methods
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -121,7 +122,8 @@ class CloseReason(enum.Enum):
     ABORTED = "an operation in progress could not be completed"
 
 
-@attrs.frozen
+@shared_methods
+@attrs.frozen(eq=False, repr=False)
 class Accept:
     """The type of ACCEPT.
 
@@ -136,7 +138,8 @@ ACCEPT: Final = Accept()
 """The positive answer to a question.  The server sends the standard reply of the protocol."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Tls:
     """The TLS layer as the adapter reports it.  The core does not verify it.
 
@@ -164,7 +167,8 @@ class Tls:
     """Channel binding data by its registered name, such as ``tls-server-end-point`` (RFC 5929)."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Send:
     """Write all of *data* before the next call of ``next_event()``.
 
@@ -178,7 +182,8 @@ class Send:
     """May contain a password, so the repr shows only the length."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class NeedData:
     """Read from the peer and call ``receive_data()``.  At the timeout, call ``shut_down(CloseReason.TIMED_OUT)``.
 
@@ -204,7 +209,8 @@ class NeedData:
     """A second deadline, in seconds since the connection was opened.  It limits the time before a login."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class BeginTls:
     """Stop reading, write *data* in clear text, do the TLS handshake, then call ``tls_started()``.
 
@@ -220,7 +226,8 @@ class BeginTls:
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>")
 
 
-@attrs.frozen
+@shared_methods
+@attrs.frozen(eq=False, repr=False)
 class Paused:
     """No event is returned until the open question is answered, or ``tls_started()`` is called.
 
@@ -234,7 +241,8 @@ class Paused:
 PAUSED: Final = Paused()
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Closed:
     """The session is over: close the connection.  Each further ``next_event()`` returns it again.
 
@@ -253,7 +261,8 @@ class Closed:
 Action: TypeAlias = Send | NeedData | BeginTls | Paused | Closed
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class TlsStarted(Notice):
     """TLS has started after STARTTLS or STLS.  Everything learned before is discarded (RFC 3207 section 4.2).
 
@@ -270,7 +279,8 @@ class TlsStarted(Notice):
     More than 0 indicates an attack: commands injected in clear text."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MessageChunk(Command, Payload):
     """A piece of message content, without dot-stuffing and with CRLF line ends.
 
@@ -287,7 +297,8 @@ class MessageChunk(Command, Payload):
     data: bytes = attrs.field(repr=lambda data: f"<{len(data)} bytes>", validator=value_of(bytes))
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandRejected(Notice, Generic[R]):
     """The server rejected a command without asking the application.  The reply is already written."""
 
@@ -304,7 +315,8 @@ class CommandRejected(Notice, Generic[R]):
     """The reply that was sent to the client."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReplyReceived(Generic[R]):
     """The reply to *command*, which is the object that was passed to ``send()``.
 
@@ -315,7 +327,8 @@ class ReplyReceived(Generic[R]):
     reply: R
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AuthenticationRejected(Notice, Generic[R]):
     """The server rejected the login.  The client may try again on this connection."""
 

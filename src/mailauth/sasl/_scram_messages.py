@@ -7,6 +7,7 @@ from typing import Final
 import attrs
 
 from .._patterns import LazyPattern
+from .._values import shared_methods
 from ..errors import Malformed
 from ._base64 import decode_base64, encode_base64
 from ._fields import unescape_name
@@ -31,7 +32,8 @@ _SERVER_FINAL: Final = LazyPattern(rb"v=(?P<signature>" + _BASE64 + rb")" + _EXT
 _SERVER_ERROR: Final = LazyPattern(rb"e=(?P<error>[a-z0-9-]+)" + _EXTENSIONS)
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ClientFirst:
     """The client-first message: the identities, the client's nonce and its use of channel binding."""
 
@@ -48,7 +50,8 @@ class ClientFirst:
     """The message without the GS2 header, for the AuthMessage."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ServerFirst:
     """The server-first message: the nonce, the salt and the number of iterations."""
 
@@ -61,7 +64,8 @@ class ServerFirst:
         return b"r=%b,s=%b,i=%d" % (self.nonce, encode_base64(self.salt), self.iterations)
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ClientFinal:
     """The client-final message, with the client's proof."""
 

@@ -13,6 +13,7 @@ import attrs
 
 from .._patterns import LazyPattern
 from .._validators import check_type, value_of
+from .._values import shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._fields import validate_authorization_identity
 from .messages import Challenge, CheckToken, Fault, Refusal, Step, Success
@@ -127,7 +128,8 @@ def _check_token(token: bytes) -> None:
         raise Malformed("must be one or more of A-Z, a-z, 0-9, -._~+/ and, at the end only, = (RFC 6750 section 2.1)")
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class TokenClient(ABC):
     """Base class of the bearer token mechanisms, client side.  The token is sent in the first response."""
 

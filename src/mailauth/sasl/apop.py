@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._validators import check_type
+from .._values import shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._digest import DigestServer
 from ._fields import is_message_id, is_utf_8, prepare_identity, prepare_password, validate_identity, validate_password
@@ -62,7 +63,8 @@ class ApopServer(DigestServer):
         super().__init__(challenge=timestamp, tls=tls, digest=_constant_cost_md5)
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ApopClient:
     """APOP, client side.  It has no authorization identity.
 

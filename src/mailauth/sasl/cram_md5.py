@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._values import shared_repr
 from ..errors import Malformed
 from ._digest import DigestServer
 from ._fields import validate_identity, validate_password
@@ -48,7 +49,8 @@ class CramMd5Server(DigestServer):
         return super().respond(response)
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class CramMd5Client:
     """CRAM-MD5, client side.  It has no authorization identity.
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import attrs
 
 from .._validators import check_type
+from .._values import shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity, validate_authorization_identity
 from .messages import Challenge, CheckExternal, Fault, Refusal, Step, Success
@@ -73,7 +74,8 @@ class ExternalServer:
         return Success(authentication_identity=answer, authorization_identity=self._acting_as)
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ExternalClient:
     """EXTERNAL, client side.  Raises LocalProtocolError for an identity that a server would reject.
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import attrs
 
 from .._validators import check_type
+from .._values import shared_repr
 from ..errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
 from ._password import PasswordServer
@@ -54,7 +55,8 @@ class LoginServer(PasswordServer):
         return self._ask(response)
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class LoginClient:
     """LOGIN, client side.  It waits for both prompts and ignores their text, as the draft requires.
 

@@ -14,6 +14,7 @@ import attrs
 
 from .._unchecked import new, slot_setters
 from .._validators import integer, value_of
+from .._values import shared_methods
 from ..errors import LocalProtocolError, Malformed
 from ..events import Accept, ExtensionQuestion, Notice, Question
 
@@ -81,7 +82,8 @@ class Fault(enum.Enum):
     TOO_LONG = "authentication exchange line is too long"
 
 
-@attrs.frozen
+@shared_methods
+@attrs.frozen(eq=False, repr=False)
 class Challenge:
     """Send *data* to the client, in base64 if the protocol uses it, and wait for the response.
 
@@ -94,7 +96,8 @@ class Challenge:
     data: bytes = attrs.field(default=b"", validator=_BYTES)
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Success:
     """The credentials are verified.  An empty ``authorization_identity`` means the authentication identity itself.
 
@@ -125,7 +128,8 @@ class NonPasswordQuestion(Question[A]):
     __slots__ = ()
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CheckPassword(Question[Accept | Refusal]):
     """Asks whether *password* belongs to the identity.
 
@@ -153,7 +157,8 @@ class CheckPassword(Question[Accept | Refusal]):
         return Refusal.TEMPORARY
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class FetchSecret(Question[bytes | None | Refusal]):
     """Asks for the shared secret of the identity, for CRAM-MD5 and APOP.  None: unknown identity, or no secret.
 
@@ -172,7 +177,8 @@ class FetchSecret(Question[bytes | None | Refusal]):
         return Refusal.TEMPORARY
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Authorize(Question[Accept | Refusal]):
     """Asks whether the authentication identity, which is verified, may act as the authorization identity.
 
@@ -192,7 +198,8 @@ class Authorize(Question[Accept | Refusal]):
         return Refusal.TEMPORARY
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ScramKeys:
     """The values that a server stores for SCRAM in place of a password (RFC 5802 section 3).  See ``scram_keys()``.
 
@@ -219,7 +226,8 @@ class ScramKeys:
             raise LocalProtocolError("stored_key and server_key must both be 20 bytes (SHA-1) or 32 bytes (SHA-256)")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class FetchScramKeys(NonPasswordQuestion[ScramKeys | None | Refusal]):
     """Asks for the SCRAM keys of the identity.  None: unknown identity, or no keys; the client cannot detect this.
 
@@ -242,7 +250,8 @@ class FetchScramKeys(NonPasswordQuestion[ScramKeys | None | Refusal]):
         return Refusal.TEMPORARY
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CheckToken(NonPasswordQuestion[str | Refusal]):
     """Asks which identity a bearer token was issued to.  The answer is that identity, or a Refusal.
 
@@ -271,7 +280,8 @@ class CheckToken(NonPasswordQuestion[str | Refusal]):
         return Refusal.TEMPORARY
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class CheckExternal(NonPasswordQuestion[str | Refusal]):
     """Asks which identity a client certificate belongs to.  The answer is that identity, or a Refusal.
 
@@ -367,7 +377,8 @@ class ClientMechanism(Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AuthenticationStarted(Notice):
     """The client started a login with *mechanism*.
 
@@ -380,7 +391,8 @@ class AuthenticationStarted(Notice):
     mechanism: str = attrs.field(validator=_TEXT)
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Authenticated(Notice):
     """A login succeeded.
 
@@ -401,7 +413,8 @@ def _check_reason(instance: object, attribute: attrs.Attribute[Any], reason: Any
         raise LocalProtocolError(f"reason must be a Refusal, a Fault or None, not {found}; use Refusal.BAD_CREDENTIALS")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class AuthenticationFailed(Notice):
     """A login failed on a server.  The reply to the client is already written.
 

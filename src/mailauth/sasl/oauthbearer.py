@@ -9,6 +9,7 @@ import attrs
 
 from .._patterns import LazyPattern
 from .._validators import between, value_of
+from .._values import shared_repr
 from ..errors import Malformed
 from ._fields import escape_name, unescape_name
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
@@ -65,7 +66,8 @@ def _check_host(host: str) -> None:
         raise Malformed("must be up to 255 printable ASCII characters without spaces")
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class OauthBearerClient(TokenClient):
     """OAUTHBEARER, client side.  Raises LocalProtocolError for a token or an identity that a server would reject.
 

@@ -11,6 +11,7 @@ import attrs
 
 from .._unchecked import new, slot_setters
 from .._validators import MECHANISM_NAME, check_type, frozenset_of, value_of
+from .._values import shared_methods, shared_repr
 from ..errors import LocalProtocolError
 from ..events import Tls
 from ._md5 import MD5_AVAILABLE
@@ -41,7 +42,8 @@ def _check_nonce(instance: object, attribute: object, nonce: str) -> None:
         raise LocalProtocolError("nonce must consist of A-Z, a-z, 0-9, '-' and inner dots")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Context:
     """The values that a server mechanism may need to start an exchange.
 
@@ -179,7 +181,8 @@ def _frozen(factories: Mapping[str, ServerFactory]) -> Mapping[str, ServerFactor
     return MappingProxyType(dict(factories))
 
 
-@attrs.frozen(eq=False)
+@shared_repr
+@attrs.frozen(eq=False, repr=False)
 class Mechanisms:
     """The mechanisms of a server by registered name, in the order in which they are announced.
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 import attrs
 
 from .._validators import check_type
+from .._values import shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._fields import (
     check_password,
@@ -85,7 +86,8 @@ def _check_utf_8(instance: object, attribute: object, password: bytes) -> None:
         raise LocalProtocolError("password cannot be sent: PLAIN requires UTF-8") from None
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class PlainClient:
     """PLAIN, client side.  *password* is UTF-8.  Raises LocalProtocolError for fields that cannot be sent.
 

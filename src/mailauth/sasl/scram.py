@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._validators import check_integer, check_type, integer, matches, value_of
+from .._values import shared_methods, shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._base64 import encode_base64
 from ._fields import (
@@ -97,7 +98,8 @@ def _check_key(key: bytes) -> None:
         raise Malformed("must be at least 16 secret bytes; use secrets.token_bytes(32)")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ScramDecoy:
     """The salt and iterations that a server sends for an identity without keys.
 
@@ -324,7 +326,8 @@ def check_entropy(entropy: bytes) -> None:
         raise LocalProtocolError(f"entropy {error}") from None
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class ScramClient(ABC):
     """Base class of the SCRAM mechanisms, client side.
 
@@ -428,7 +431,8 @@ class ScramClient(ABC):
         return self._satisfied
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class _UnboundClient(ScramClient):
     could_bind: bool = attrs.field(default=False, validator=value_of(bool))
     """True: the client would use the -PLUS form, but the server did not offer it.  If the server did offer it, it then
@@ -438,7 +442,8 @@ class _UnboundClient(ScramClient):
         return b"y" if self.could_bind else b"n", b""
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class _BoundClient(ScramClient):
     channel_binding: str = attrs.field(
         validator=value_of(str, matches(_BINDING, "must consist of A-Z, a-z, 0-9, '.' and '-'"))

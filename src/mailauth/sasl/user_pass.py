@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import attrs
 
+from .._values import shared_repr
 from ..errors import Malformed
 from ._fields import check_password, decode_identity, validate_identity, validate_password
 from ._password import PasswordServer
@@ -57,7 +58,8 @@ class UserPassServer(PasswordServer):
         return Refusal.BAD_CREDENTIALS if self.authentication_identity is None else self._ask(response)
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class UserPassClient:
     """USER and PASS, client side.  They have no authorization identity.
 

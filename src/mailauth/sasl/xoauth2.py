@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 import attrs
 
 from .._patterns import LazyPattern
+from .._values import shared_repr
 from ..errors import LocalProtocolError, Malformed
 from ._fields import prepare_identity
 from ._token import TokenClient, TokenServer, parse_authorization, parse_pairs
@@ -47,7 +48,8 @@ class Xoauth2Server(TokenServer):
         )
 
 
-@attrs.define(kw_only=True, eq=False)
+@shared_repr
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Xoauth2Client(TokenClient):
     """XOAUTH2, client side.  Unlike OAUTHBEARER, it requires an authorization identity.
 

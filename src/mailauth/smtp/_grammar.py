@@ -10,7 +10,6 @@ that fits into a path, and underscores in the domain.  ``check_strict_mailbox()`
 from __future__ import annotations
 
 import re
-import string
 from typing import Final
 
 import attrs
@@ -60,7 +59,7 @@ _UNITEXT: Final = TextPattern(rf"(?:[!-*,-<>-\[\]-~{NON_ASCII}]|\\x\{{[0-9A-F]{{
 _EMBEDDED: Final = LazyPattern(r"\\x\{([0-9A-F]+)\}")
 _NOT_QCHAR: Final = LazyPattern(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED_ASCII: Final = frozenset(" +=\\")
-_TO_LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+_TO_LOWER: Final = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 
 
 def fold_domain(domain: str) -> str:

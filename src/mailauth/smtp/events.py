@@ -8,6 +8,7 @@ from typing import TypeAlias
 import attrs
 
 from .. import sasl
+from .._values import shared_methods
 from ..events import (
     AuthenticationRejected as BaseAuthenticationRejected,
     CloseReason,
@@ -39,7 +40,8 @@ class ContentFault(enum.Enum):
     """By RSET, EHLO or QUIT after BDAT (RFC 3030 section 2)."""
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Connected(VerdictQuestion):
     """A client has connected: asks, before the greeting, whether it is accepted.
 
@@ -56,7 +58,8 @@ class Connected(VerdictQuestion):
         return Reply(421, "4.3.2", "service not available, try again later")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class MessageAborted(Payload):
     """The content will not be completed: discard the part that was received.
 

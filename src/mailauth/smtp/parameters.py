@@ -15,6 +15,7 @@ import attrs
 
 from .._patterns import LazyPattern, TextPattern
 from .._validators import value_of
+from .._values import shared_methods
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command
 from ._grammar import NON_ASCII, decode_unitext, decode_xtext, encode_unitext, encode_xtext
@@ -73,7 +74,8 @@ class Notify(enum.Enum):
     DELAY = "DELAY"
 
 
-@attrs.frozen
+@shared_methods
+@attrs.frozen(eq=False, repr=False)
 class OriginalRecipient:
     """The recipient as the sender first specified it (RFC 3461 section 4.2).
 
@@ -96,7 +98,8 @@ class OriginalRecipient:
             raise LocalProtocolError(f"address_type and address cannot be sent: {error}") from None
 
 
-@attrs.frozen
+@shared_methods
+@attrs.frozen(eq=False, repr=False)
 class Parameter:
     """One parameter of MAIL or RCPT: its keyword, the field that holds it, its extension and its codec.
 

@@ -14,6 +14,7 @@ import attrs
 from .. import sasl
 from .._patterns import LazyPattern
 from .._validators import frozenset_of, integer, positive, tuple_of, value_of
+from .._values import shared_methods
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, NeedData, Tls
 from ..sasl.offer import checked_context
@@ -34,7 +35,8 @@ def _check_ehlo_line(field: str, line: str) -> None:
         raise LocalProtocolError(f"{field}: {line!r} is invalid; use KEYWORD or KEYWORD PARAMETERS")
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ServerSettings:
     """The settings of a server.
 
@@ -364,7 +366,8 @@ class ServerSettings:
         return {verb: [row for row in rows if row.extension not in keywords] for verb, rows in PARAMETERS.items()}
 
 
-@attrs.frozen(kw_only=True)
+@shared_methods
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class ClientSettings:
     """The settings of an SMTP client.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, Type
 import attrs
 
 from .._validators import function_or, mapping_of, value_of
+from .._values import shared_repr
 from ..errors import LocalProtocolError
 from ..events import Command, ExtensionNotice, ExtensionQuestion, Question, Tls
 from . import _standard_replies
@@ -153,7 +154,8 @@ Accepted: TypeAlias = Reply | Callable[[View], Reply | bytes]
 """The reply to an accepted command, or a function that returns it, as a Reply or as the bytes on the wire."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@shared_repr
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Verb(Generic[C]):
     """One verb: how it is parsed, when it is allowed, and what it does.
 
