@@ -169,9 +169,10 @@ WORDS = (
 )
 ODDITIES = (" ", "  ", "\t", '"', "\\", "é", "a" * 64, "a" * 65, "d" * 181, " SIZE=", "1" * 20, "1" * 21, "NOOP\r")
 BODIES = (" BODY=8BITMIME", " BODY=7BIT", " SIZE=7")
+HELLOS = ("EHLO ", "eHlO a_b.", "-.c", "d" * 255, "d" * 256)
 STARTS = ("MAIL FROM:<", "@example.test>", "@Example.Test>", "RCPT TO:<", "RCPT TO:<A@B>", "MAIL FROM:<>", "<@r:a@b>")
 PARAMETERS = (" X-A=1", " AUTH=<>", " RET=FULL", " ENVID=a", " NOTIFY=NEVER", " ORCPT=rfc822;a", " SMTPUTF8", " SIZE")
-fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *BODIES, *STARTS])
+fragments = st.sampled_from([*WORDS.split(), *ODDITIES, *BODIES, *STARTS, *HELLOS])
 
 
 @given(
@@ -214,6 +215,8 @@ def test_fast_path_parses_like_the_complete_path(line: str) -> None:
         "RCPT TO:<a@b>",
         "MAIL FROM:<A@Example.Test>",
         "RCPT TO:<A@Example.Test>",
+        "EHLO client.example.test",
+        "ehlo a_b.c-.",
         "data",
         "QUIT",
         "NOOP",
@@ -225,6 +228,12 @@ def test_common_lines_use_the_fast_path(line: str) -> None:
     found = COMMON.match(line.encode("ascii") + b"\r\n")
     assert found is not None
     assert exact(from_common(found)) == exact(read(line.encode("ascii")))
+
+
+@pytest.mark.parametrize("name", ["d" * 256, "[192.0.2.1]", " c", "c ", "", "c..d", "a!b", "\xe9"])
+def test_other_names_of_clients_use_the_complete_path(name: str) -> None:
+    found = COMMON.match(f"EHLO {name}\r\n".encode())
+    assert found is None or from_common(found) is None
 
 
 @given(

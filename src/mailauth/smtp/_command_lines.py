@@ -18,6 +18,7 @@ from ..events import Command
 from ._grammar import (
     DOMAIN,
     DOT_STRING,
+    MAX_DOMAIN,
     MAX_LOCAL_PART,
     Mailbox,
     check_strict_domain,
@@ -26,6 +27,7 @@ from ._grammar import (
     split_path,
 )
 from .commands import (
+    HOST_NAME,
     Data,
     Hello,
     LineCommand,
@@ -43,12 +45,14 @@ COMMON: Final = re.compile(
     rf"((?i:MAIL FROM:)<(?:({DOT_STRING})@({DOMAIN}))?>"
     r"(?:(?i: SIZE=)([0-9]{1,20}))?(?:(?i: BODY=)(7BIT|8BITMIME))?(?:(?i: SIZE=)([0-9]{1,20}))?)\r\n"
     rf"|((?i:RCPT TO:)<({DOT_STRING})@({DOMAIN})>)\r\n"
-    r"|((?i:DATA))\r\n|((?i:RSET))\r\n|((?i:QUIT))\r\n|((?i:NOOP))\r\n".encode("ascii")
+    r"|((?i:DATA))\r\n|((?i:RSET))\r\n|((?i:QUIT))\r\n|((?i:NOOP))\r\n"
+    rf"|((?i:EHLO) ({HOST_NAME}))\r\n".encode("ascii")
 )
 COMMON_MAIL: Final = 1  # the groups that match a whole command; 2 to 6 are the parts of MAIL, 8 and 9 of RCPT
 COMMON_RCPT: Final = 7
 COMMON_DATA: Final = 10
 _WITHOUT_ARGUMENT: Final[Mapping[int, Callable[[], LineCommand]]] = {COMMON_DATA: Data, 11: Rset, 12: Quit, 13: Noop}
+_COMMON_EHLO: Final = 14
 _BODIES: Final[Mapping[bytes, Body]] = {b"7BIT": Body.SEVEN_BIT, b"8BITMIME": Body.EIGHT_BIT_MIME}
 _COMMON_DOMAIN: Final = 180  # bytes: a shorter domain exceeds no limit, nor does its path
 
@@ -68,6 +72,9 @@ def from_common(found: re.Match[bytes]) -> LineCommand | None:
         return common_rcpt(found)
     if kind == COMMON_MAIL:
         return common_mail(found)
+    if kind == _COMMON_EHLO:
+        domain: bytes = found[15]
+        return Hello.parse(domain.decode()) if len(domain) <= MAX_DOMAIN else None
     return _WITHOUT_ARGUMENT[kind or 0]()
 
 

@@ -54,7 +54,8 @@ TRY_AGAIN: Final = Reply(451, "4.3.0", "temporary failure, try again later")
 
 _SMTPUTF8: Final = LazyPattern(r" (?i:SMTPUTF8)\Z")
 _CHUNK: Final = LazyPattern(r"([0-9]{1,20})( (?i:LAST))?")
-_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+HOST_NAME: Final = r"[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)*+\.?"
+_HOST_NAME: Final = re.compile(HOST_NAME)
 _ARGUMENT: Final = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
 # No C0, DEL, C1, line separators or Bidi_Control characters.  Bytes that are not UTF-8 are surrogates.
