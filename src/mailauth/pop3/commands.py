@@ -281,11 +281,21 @@ _set_number, _set_lines = slot_setters(Retrieve, "number", "lines")
 (_set_optional_number,) = slot_setters(List, "number")
 
 
-def checked_retrieve(number: int) -> Retrieve:
-    """Return RETR of *number*, which was validated by the parser.  Validating it again would double the cost."""
+(_set_deleted_number,) = slot_setters(Dele, "number")
+
+
+def checked_retrieve(number: int, lines: int | None) -> Retrieve:
+    """Return RETR or TOP with fields that the parser has validated.  Validating them again would double the cost."""
     command = new(Retrieve)
     _set_number(command, number)
-    _set_lines(command, None)
+    _set_lines(command, lines)
+    return command
+
+
+def checked_dele(number: int) -> Dele:
+    """Return DELE of *number*, which was validated by the parser."""
+    command = new(Dele)
+    _set_deleted_number(command, number)
     return command
 
 

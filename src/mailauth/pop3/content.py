@@ -53,20 +53,21 @@ class ListingSender:
         self.ended = False
 
     def next_piece(self) -> bytes:
-        """Return the lines of the next messages, in pieces of bounded size."""
+        """Return the lines of the next messages, in pieces of bounded size, and after the last one the final dot."""
         maildrop, line = self._maildrop, self._line
         number, last = maildrop.first_from(self._next), maildrop.last
-        if number > last:
-            self.ended = True
-            return b".\r\n"
-        if not maildrop.deleted:
-            self._next = number + _LINES_AT_ONCE
-            return b"".join([line(each) for each in range(number, min(self._next, last + 1))])
         lines: list[bytes] = []
-        while number <= last and len(lines) < _LINES_AT_ONCE:
-            lines.append(line(number))
-            number = maildrop.first_from(number + 1)
-        self._next = number
+        if not maildrop.deleted:
+            self._next = min(number + _LINES_AT_ONCE, last + 1)
+            lines += [line(each) for each in range(number, self._next)]
+        else:
+            while number <= last and len(lines) < _LINES_AT_ONCE:
+                lines.append(line(number))
+                number = maildrop.first_from(number + 1)
+            self._next = number
+        if self._next > last:
+            lines.append(b".\r\n")
+            self.ended = True
         return b"".join(lines)
 
 
@@ -92,14 +93,13 @@ class MessageSender:
 
     __slots__ = ("_after_cr", "_cut", "_line_ends", "_stuffer", "ended", "number", "offset")
 
-    def __init__(self, number: int, lines: int | None, line_ends: LineEnds) -> None:
+    def __init__(self, number: int, lines: int | None) -> None:
         self.number = number
         self.offset = 0
         """The number of bytes passed to ``take()`` so far."""
         self.ended = False
         """Whether the final dot was added, so that no more data is needed."""
-        self._line_ends = line_ends
-        line_ends.begin()
+        self._line_ends = LineEnds()
         self._after_cr = False
         self._stuffer = Stuffer()
         self._cut = None if lines is None else TopLimiter(lines)

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar, assert_never, cast, final
 import attrs
 
 from .. import sasl
-from .._lines import LineEnds, LineTooLong
+from .._lines import LineBuffer, LineEnds, LineTooLong
 from .._machine import Phase
 from .._server import ServerMachine, login_failed, parse_error_text
 from .._validators import check_type
@@ -25,7 +25,7 @@ from .content import Lines, MessageSender, needs_utf8
 from .events import CommandRejected, Connected, OpenMaildrop, RetrieveMore, ServerEvent, Update
 from .maildrop import Maildrop, MaildropSession
 from .replies import Content, Reply, Unavailable
-from .settings import ServerSettings
+from .settings import ServerSettings, create_user_pass
 from .states import State
 from .verbs import Effect, Verb, maildrop_reply
 
@@ -38,6 +38,10 @@ _GREETING, _AUTHORIZATION, _USER_GIVEN, _AUTH = State.GREETING, State.AUTHORIZAT
 _OPENING, _TRANSACTION, _SENDING, _UPDATE = State.OPENING, State.TRANSACTION, State.SENDING, State.UPDATE
 _BEGIN_TLS: Final = Effect.BEGIN_TLS
 _NO_MESSAGES: Final = Maildrop()
+_USER_STARTED: Final = sasl.AuthenticationStarted(mechanism="USER")
+_APOP_STARTED: Final = sasl.AuthenticationStarted(mechanism="APOP")
+_QUIT: Final = Quit()
+_QUIT_DELETING: Final = Quit(deleting=True)
 
 _LONG_COMMANDS: Final = (b"AUTH ", b"PASS ")
 """The commands that carry a token or a password."""
@@ -84,8 +88,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._wait = settings.timeouts[0]
         self._asked: Verb[Any] | None = None  # the row of the open question
         self._timestamp: str | None = None  # the nonce in the timestamp of the greeting
-        self._maildrop = MaildropSession(_NO_MESSAGES)
-        self._line_ends = LineEnds()  # of the message that is sent
+        self._maildrop: MaildropSession | None = None  # until it is open
+        self._line_ends: LineEnds | None = None  # of the messages that are sent, from then on
         self._sender: Sender | None = None  # of the response that is sent in the state SENDING
         self._utf8_mode = False
         self._utf8 = not settings.refuses_utf8_headers  # a message with a UTF-8 header may be sent unchanged
@@ -107,7 +111,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
     @property
     def maildrop(self) -> MaildropSession:
         """The messages of the maildrop; none before it is open."""
-        return self._maildrop
+        maildrop = self._maildrop
+        return MaildropSession(_NO_MESSAGES) if maildrop is None else maildrop
 
     @property
     def utf8_mode(self) -> bool:
@@ -128,8 +133,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
 
     def _advance(self) -> ServerEvent | Action | None:
         state = self._state
-        received = self._input
-        if state is _TRANSACTION:
+        if state is _TRANSACTION or state is _AUTHORIZATION or state is _USER_GIVEN:
+            received = self._input
             if received.offset == len(received.data):
                 return self._need_more_data(self._wait)
             found = _match_common(received.data, received.offset)
@@ -137,22 +142,26 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 event = _fast_path.handle_command(self, found)
                 if event is not None:
                     return event
-        elif state is _AUTH and self._exchange is not None:
-            return self._take_response(self._exchange, self._wait)
-        elif state is _SENDING:
+            return self._take_command(received)
+        if state is _SENDING:
             return self._continue_response()
-        elif state is _GREETING:
+        if state is _GREETING:
             self._question = connected = Connected()
             return connected
-        elif state is _OPENING:
+        if state is _OPENING:
             assert self._identity is not None
             self._question = opening = OpenMaildrop(identity=self._identity)
             return opening
-        elif state is _UPDATE:
-            self._question = update = Update(deleted=frozenset(self._maildrop.deleted))
+        if state is _UPDATE:
+            self._question = update = Update(deleted=frozenset(self.maildrop.deleted))
             return update
+        assert self._exchange is not None
+        return self._take_response(self._exchange, self._wait)
+
+    def _take_command(self, received: LineBuffer) -> ServerEvent | Action | None:
+        """Read the next line as a command."""
         limit = self._settings.max_command_line
-        if state is not _TRANSACTION and len(received) > limit:
+        if self._state is not _TRANSACTION and len(received) > limit:
             limit = self._login_line_limit(limit)
         try:
             line = received.take_line(limit)
@@ -220,8 +229,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._asked = row
             self._question = command
         else:
-            if isinstance(command, Quit) and self._maildrop.deleted:
-                command = attrs.evolve(command, deleting=True)
+            if isinstance(command, Quit) and self.maildrop.deleted:
+                command = _QUIT_DELETING if type(command) is Quit else attrs.evolve(command, deleting=True)
             self._accept(row, command, None)
         return cast(ServerEvent, command)
 
@@ -250,13 +259,13 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 pass
             case Effect.MARK_DELETED:
                 assert isinstance(command, Dele)
-                self._maildrop.delete(command.number)
+                self.maildrop.delete(command.number)
             case Effect.UNMARK_ALL:
-                self._maildrop.reset()
+                self.maildrop.reset()
             case Effect.ENABLE_UTF8:
                 self._utf8 = self._utf8_mode = True
             case Effect.CLOSE:
-                if self._state is _UPDATE and self._maildrop.deleted:
+                if self._state is _UPDATE and self.maildrop.deleted:
                     return  # the reply follows the commit
                 self._end_unfinished(self._reason)
                 self._close(CloseReason.QUIT)
@@ -273,7 +282,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
         else:
             self._write_accepted(row, command)
         if row.lines is not None and row.is_multi_line(command):
-            self._begin_response(row.lines(self))
+            self._begin_listing(row.lines(self))
         elif row.effect is _BEGIN_TLS:
             self._expect_tls()
 
@@ -290,6 +299,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._sender = sender
         self._state = _SENDING
 
+    def _begin_listing(self, lines: Lines) -> None:
+        self._begin_response(lines)
+        self._write_lines(lines)
+
     def _continue_response(self) -> RetrieveMore | None:
         """Write the next lines, or ask for more of the message."""
         sender = self._sender
@@ -297,17 +310,20 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if isinstance(sender, MessageSender):
             self._question = more = RetrieveMore(number=sender.number, offset=sender.offset)
             return more
-        self._write(sender.next_piece(), due=False)
-        if sender.ended:
-            self._end_response()
+        self._write_lines(sender)
         return None
+
+    def _write_lines(self, lines: Lines) -> None:
+        self._write(lines.next_piece(), due=False)
+        if lines.ended:
+            self._end_response()
 
     def _end_response(self) -> None:
         self._sender = None
         self._state = _TRANSACTION
 
     def _begin_message(self, row: Verb[Any], question: Retrieve, content: Content) -> None:
-        sender = MessageSender(question.number, question.lines, self._line_ends)
+        sender = MessageSender(question.number, question.lines)
         sender.check(content.data, last=content.last)
         if not self._utf8 and needs_utf8(content.data):
             self._write_reply(_standard_replies.NEEDS_UTF8)
@@ -345,7 +361,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._greet(None if isinstance(answer, Accept) else _unavailable(answer, Accept))
         else:  # in UPDATE: the connection ends either way (RFC 1939 section 6)
             if isinstance(answer, Accept):
-                self._write_accepted(self._settings.table["QUIT"], Quit())
+                self._write_accepted(self._settings.table["QUIT"], _QUIT)
             else:
                 self._write_reply(_standard_replies.UPDATE_FAILED[_unavailable(answer, Accept)])
             self._close(CloseReason.QUIT)
@@ -377,6 +393,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
     def _open(self, answer: object) -> None:
         if isinstance(answer, Maildrop):
             self._maildrop = MaildropSession(answer)
+            self._line_ends = LineEnds()
             self._state = _TRANSACTION
             self._wait = self._settings.timeouts[1]
             self._write(maildrop_reply(self, None), due=False)
@@ -394,13 +411,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._write_reply(_standard_replies.CONNECTION_REFUSED[reason])
             self._close(CloseReason.SHUT_DOWN)
             return
-        greeting = b"+OK POP3 server ready\r\n"
         if self._settings.offers("APOP", self._tls):
             self._timestamp = self._nonce()
-            context = self._settings.context(self._timestamp, self._tls)
-            greeting = b"+OK POP3 server ready %s\r\n" % context.message_id
         self._state = _AUTHORIZATION
-        self._write(greeting, due=False)
+        self._write(self._settings.greeting(self._timestamp), due=False)
 
     # Login: USER and PASS, APOP and AUTH are dialogues, each with its own form
 
@@ -419,7 +433,7 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 exchange = self._begin("APOP", self._timestamp)
                 name, blank, digest = command.argument.rpartition(b" ")
                 self._proceed(exchange, exchange.respond(self._prepared(name) + blank + digest))
-                return sasl.AuthenticationStarted(mechanism="APOP")
+                return _APOP_STARTED
             case Auth(mechanism=str(mechanism)):
                 exchange = self._begin(mechanism)
                 self._proceed(exchange, exchange.begin(command.initial_response))
@@ -434,9 +448,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 return self._reject(row.name, line, _standard_replies.TOO_MANY_ERRORS)  # ends the session
-        exchange = self._begin("USER")
+        settings = self._settings
+        if settings.mechanisms.factories["USER"] is create_user_pass:  # which needs no nonce
+            mechanism = sasl.UserPassServer(tls=self._tls is not None)
+            exchange = self._start_login(mechanism, strict=settings.strict_syntax)
+        else:
+            exchange = self._begin("USER")
         self._state = _USER_GIVEN
-        started = sasl.AuthenticationStarted(mechanism="USER")
+        started = _USER_STARTED
         if replaced is not None:
             self._events.append(started)
         step = exchange.respond(self._prepared(command.argument))

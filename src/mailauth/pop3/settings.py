@@ -27,8 +27,13 @@ MAX_COMMAND_LINE: Final = 255
 _HOST_NAME: Final = re.compile(r"[!-;=?-~]{1,255}")
 
 
+def create_user_pass(context: sasl.Context) -> sasl.ServerMechanism:
+    """The factory of USER."""
+    return sasl.UserPassServer(tls=context.tls)
+
+
 def _own() -> dict[str, sasl.ServerFactory]:
-    factories: dict[str, sasl.ServerFactory] = {"USER": lambda context: sasl.UserPassServer(tls=context.tls)}
+    factories: dict[str, sasl.ServerFactory] = {"USER": create_user_pass}
     if sasl.MD5_AVAILABLE:
         factories["APOP"] = lambda context: sasl.ApopServer(timestamp=context.message_id, tls=context.tls)
     return factories
@@ -169,6 +174,17 @@ class ServerSettings:
     def timeouts(self) -> tuple[NeedData, NeedData]:
         """The waits for a command before the login and after it."""
         return NeedData(timeout=self.timeout, until=self.login_timeout), NeedData(timeout=self.timeout)
+
+    def greeting(self, timestamp: str | None) -> bytes:
+        """Return the greeting, as sent.  *timestamp* is the nonce in its last word; None if APOP is not offered."""
+        before, after = self._around_timestamp
+        return b"+OK POP3 server ready\r\n" if timestamp is None else before + timestamp.encode("ascii") + after
+
+    @cached_property
+    def _around_timestamp(self) -> tuple[bytes, bytes]:
+        nonce = "0" * 32
+        before, _, after = self.context(nonce, None).message_id.partition(nonce.encode("ascii"))
+        return b"+OK POP3 server ready " + before, after + b"\r\n"
 
     @property
     def refuses_utf8_headers(self) -> bool:
