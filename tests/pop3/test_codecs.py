@@ -56,7 +56,7 @@ def test_commands_are_serialized_and_parsed_unchanged(command: LineCommand) -> N
 def test_fast_path_reads_a_line_like_its_parser(command: LineCommand) -> None:
     found = COMMON.fullmatch(command.to_wire())
     if found is not None:
-        row, _ = HANDLERS[found.lastindex or 0]
+        row, _, _ = HANDLERS[found.lastindex or 0]
         assert row.kind is type(command)
         numbers = [value for value in attrs.asdict(command).values() if type(value) is int]
         assert [int(digits) for digits in found.groups() if digits and digits.isdigit()] == numbers

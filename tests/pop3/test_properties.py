@@ -128,6 +128,14 @@ def test_events_do_not_depend_on_how_the_stream_is_split(
 
 
 LOGIN = b"AUTH PLAIN " + PLAIN + b"\r\n"
+logins = st.sampled_from(
+    [
+        LOGIN,
+        b"CAPA\r\nUSER alice\r\nPASS wonderland\r\n",
+        b"USER alice\r\nPASS x\r\nPASS wonderland \r\nUSER alice\r\nCAPA\r\nUSER alice\r\nPASS wonderland\r\n",
+        b"PASS wonderland\r\nUSER  alice\r\nPASS wonderland\r\nUSER alice \r\nPASS  wonderland\r\n" + LOGIN,
+    ]
+)
 retrievals = st.lists(
     st.sampled_from(
         [
@@ -138,7 +146,17 @@ retrievals = st.lists(
         ]
     ),
     max_size=12,
-).map(lambda found: LOGIN + b"".join(line + b"\r\n" for line in found))
+).map(lambda found: b"".join(line + b"\r\n" for line in found))
+
+
+class Insistent(sasl.UserPassServer):
+    """USER and PASS, with a challenge after the password ``x``."""
+
+    def respond(self, response: bytes | None) -> sasl.Step:
+        return sasl.Challenge(b"again") if response == b"x" else super().respond(response)
+
+
+INSISTENT = sasl.Mechanisms({**pop3.DEFAULT_MECHANISMS.factories, "USER": lambda context: Insistent(tls=True)})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +166,8 @@ retrievals = st.lists(
         {"utf8": False},
         {"refuse_utf8_headers": True},
         {"strict_syntax": True},
+        {"mechanisms_without_tls": frozenset({"PLAIN"})},
+        {"mechanisms": INSISTENT},
         {"verbs": (attrs.evolve(ROWS["DELE"], accepted=pop3.Reply(True, "", "marked")),)},
         {
             "verbs": tuple(
@@ -156,7 +176,11 @@ retrievals = st.lists(
         },
     ],
 )
-@given(data=retrievals | streams, places=st.lists(st.integers(0, 300), max_size=4), piece=st.sampled_from([9, 99_999]))
+@given(
+    data=st.builds(bytes.__add__, logins, retrievals) | streams,
+    places=st.lists(st.integers(0, 300), max_size=4),
+    piece=st.sampled_from([9, 99_999]),
+)
 @example(data=LOGIN + b"RETR 2\r\nRETR 3\r\nUTF8\r\nRETR 1\r\n", places=[], piece=99_999)
 @example(data=b"UTF8\r\n" + LOGIN + b"RETR 2\r\nDELE 2\r\nRETR 2\r\nDELE 2\r\nSTAT\r\n", places=[], piece=99_999)
 def test_fast_path_does_not_change_events(changes: dict[str, Any], data: bytes, places: list[int], piece: int) -> None:

@@ -1,4 +1,4 @@
-"""The commands of most sessions in TRANSACTION, handled with fewer steps: an optimization of ``server``.
+"""The commands of most sessions, handled with fewer steps: an optimization of ``server``.
 
 The functions do what the general path would do, or nothing.  They keep no state, and can be deleted together with
 their calls; ``tests/pop3/test_properties.py`` compares the two paths.
@@ -16,45 +16,76 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from .._dots import stuff_whole
 from ..errors import LocalProtocolError
 from ..events import CloseReason
+from ..sasl import AuthenticationStarted
 from . import _standard_replies
-from .commands import Dele, List, Quit, Retrieve, Stat, Uidl, checked_dele, checked_list, checked_retrieve
+from .commands import Capa, Dele, List, Quit, Retrieve, Stat, Uidl, checked_dele, checked_list, checked_retrieve
 from .content import BARE_LINE_END, ListingSender
 from .events import ServerEvent
-from .maildrop import MaildropSession
 from .replies import Content
+from .settings import create_user_pass
 from .states import State
 from .verbs import ROWS, Verb
 
 if TYPE_CHECKING:
     from .server import ServerConnection
 
-_NUMBER: Final = rb"([1-9][0-9]{0,9})"
 COMMON: Final = re.compile(
-    rb"(?:RETR N|TOP N ([0-9]{1,10})|DELE N|LIST N|(STAT)|(LIST)|(UIDL)|(QUIT))\r\n".replace(b"N", _NUMBER)
+    rb"(?:RETR N|TOP N ([0-9]{1,10})|DELE N|LIST N|(STAT)|(LIST)|(UIDL)|(QUIT)"
+    rb"|(CAPA)|USER ([!-~]{1,200})|PASS ([ -~]{1,200}))\r\n".replace(b"N", rb"([1-9][0-9]{0,9})")
 )
-"""The common commands in the spelling of all clients known.  The number of the last group tells which it is."""
+"""The common commands as all known clients spell them.  The number of the last group tells which one it is."""
 match_common: Final = COMMON.match
 
-_TRANSACTION, _UPDATE, _CLOSED = State.TRANSACTION, State.UPDATE, State.CLOSED
+_AUTHORIZATION, _USER_GIVEN = State.AUTHORIZATION, State.USER_GIVEN
+_TRANSACTION, _UPDATE = State.TRANSACTION, State.UPDATE
 _RETR: Final = ROWS["RETR"]
 _TOP: Final = ROWS["TOP"]
-_STAT: Final = Stat()
-_LIST: Final = List()
-_UIDL: Final = Uidl()
-_QUIT: Final = Quit()
+_CAPA_EVENT: Final = Capa()
+_STAT_EVENT: Final = Stat()
+_LIST_EVENT: Final = List()
+_UIDL_EVENT: Final = Uidl()
+_QUIT_EVENT: Final = Quit()
 _QUIT_DELETING: Final = Quit(deleting=True)
+_USER_STARTED: Final = AuthenticationStarted(mechanism="USER")
 _MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
 _GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
+_PASSWORD_REQUIRED: Final = _standard_replies.PASSWORD_REQUIRED.to_wire()
+
+Handler: TypeAlias = Callable[["ServerConnection", re.Match[bytes]], ServerEvent | None]
+"""Carries out the command of a line that COMMON matched.  Returns None, and does nothing, if it cannot."""
 
 
-def _find(maildrop: MaildropSession, digits: bytes) -> int:
-    """Return the message number in *digits*; 0 if there is no such message, or not any longer."""
-    number = int(digits)
+def _capa(c: ServerConnection, found: re.Match[bytes]) -> Capa:
+    c._write(c._settings.capa_reply(c._tls, logged_in=False), due=False)
+    return _CAPA_EVENT
+
+
+def _user(c: ServerConnection, found: re.Match[bytes]) -> AuthenticationStarted | None:
+    settings = c._settings
+    if settings.mechanisms.factories.get("USER") is not create_user_pass or not settings.offers("USER", c._tls):
+        return None
+    c._start_user_pass().respond(found[11])
+    c._state = _USER_GIVEN
+    c._write(_PASSWORD_REQUIRED, due=False)
+    return _USER_STARTED
+
+
+def _pass(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent | None:
+    exchange = c._exchange
+    if exchange is None or c._settings.mechanisms.factories["USER"] is not create_user_pass:
+        return None
+    c._proceed(exchange, exchange.respond(found[12]))
+    return c._events.pop()  # the question, or the failure
+
+
+def _find(c: ServerConnection, digits: bytes) -> int:
+    """Return the message number in *digits*; 0 if the message does not exist or is deleted."""
+    number, maildrop = int(digits), c.maildrop
     return 0 if number > maildrop.last or number in maildrop.deleted else number
 
 
-def _retr(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Retrieve | None:
-    number = _find(maildrop, found[1])
+def _retr(c: ServerConnection, found: re.Match[bytes]) -> Retrieve | None:
+    number = _find(c, found[1])
     if not number:
         return None
     c._asked = _RETR
@@ -62,8 +93,8 @@ def _retr(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]
     return command
 
 
-def _top(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Retrieve | None:
-    number = _find(maildrop, found[2])
+def _top(c: ServerConnection, found: re.Match[bytes]) -> Retrieve | None:
+    number = _find(c, found[2])
     if not number:
         return None
     c._asked = _TOP
@@ -71,64 +102,67 @@ def _top(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes])
     return command
 
 
-def _dele(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Dele | None:
-    number = _find(maildrop, found[4])
+def _dele(c: ServerConnection, found: re.Match[bytes]) -> Dele | None:
+    number = _find(c, found[4])
     if not number:
         return None
-    maildrop.delete(number)
+    c.maildrop.delete(number)
     c._write(b"+OK message %d deleted\r\n" % number, due=False)
     return checked_dele(number)
 
 
-def _list_one(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> List | None:
-    number = _find(maildrop, found[5])
+def _list_one(c: ServerConnection, found: re.Match[bytes]) -> List | None:
+    number = _find(c, found[5])
     if not number:
         return None
-    c._write(b"+OK " + maildrop.scan_listing(number), due=False)
+    c._write(b"+OK " + c.maildrop.scan_listing(number), due=False)
     return checked_list(number)
 
 
-def _stat(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Stat:
-    c._write(b"+OK " + maildrop.drop_listing(), due=False)
-    return _STAT
+def _stat(c: ServerConnection, found: re.Match[bytes]) -> Stat:
+    c._write(b"+OK " + c.maildrop.drop_listing(), due=False)
+    return _STAT_EVENT
 
 
-def _list(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> List:
+def _list(c: ServerConnection, found: re.Match[bytes]) -> List:
+    maildrop = c.maildrop
     c._write(b"+OK %d messages (%d octets)\r\n" % (maildrop.count, maildrop.size), due=False)
     c._begin_listing(ListingSender(maildrop, maildrop.scan_listing))
-    return _LIST
+    return _LIST_EVENT
 
 
-def _uidl(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Uidl:
+def _uidl(c: ServerConnection, found: re.Match[bytes]) -> Uidl:
+    maildrop = c.maildrop
     c._write(b"+OK unique-ids follow\r\n", due=False)
     c._begin_listing(ListingSender(maildrop, maildrop.unique_id_listing))
-    return _UIDL
+    return _UIDL_EVENT
 
 
-def _quit(c: ServerConnection, maildrop: MaildropSession, found: re.Match[bytes]) -> Quit:
+def _quit(c: ServerConnection, found: re.Match[bytes]) -> Quit:
     c._state = _UPDATE
-    if maildrop.deleted:
+    if c.maildrop.deleted:
         return _QUIT_DELETING
     c._close(CloseReason.QUIT)
     c._write(_GOODBYE, due=False)
-    return _QUIT
+    return _QUIT_EVENT
 
 
-_Handler: TypeAlias = Callable[["ServerConnection", MaildropSession, re.Match[bytes]], ServerEvent | None]
-
-HANDLERS: Final[Mapping[int, tuple[Verb[Any], _Handler]]] = MappingProxyType(
+HANDLERS: Final[Mapping[int, tuple[Verb[Any], State, Handler]]] = MappingProxyType(
     {
-        1: (_RETR, _retr),
-        3: (_TOP, _top),
-        4: (ROWS["DELE"], _dele),
-        5: (ROWS["LIST"], _list_one),
-        6: (ROWS["STAT"], _stat),
-        7: (ROWS["LIST"], _list),
-        8: (ROWS["UIDL"], _uidl),
-        9: (ROWS["QUIT"], _quit),
+        1: (_RETR, _TRANSACTION, _retr),
+        3: (_TOP, _TRANSACTION, _top),
+        4: (ROWS["DELE"], _TRANSACTION, _dele),
+        5: (ROWS["LIST"], _TRANSACTION, _list_one),
+        6: (ROWS["STAT"], _TRANSACTION, _stat),
+        7: (ROWS["LIST"], _TRANSACTION, _list),
+        8: (ROWS["UIDL"], _TRANSACTION, _uidl),
+        9: (ROWS["QUIT"], _TRANSACTION, _quit),
+        10: (ROWS["CAPA"], _AUTHORIZATION, _capa),
+        11: (ROWS["USER"], _AUTHORIZATION, _user),
+        12: (ROWS["PASS"], _USER_GIVEN, _pass),
     }
 )
-"""The row and the function by the last group of COMMON."""
+"""By the last group of COMMON: the row of the verb, the state in which it is handled here, and the function."""
 
 
 def handle_command(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent | None:
@@ -136,15 +170,12 @@ def handle_command(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent |
 
     Return None if the general path must handle the line.
     """
-    maildrop = c._maildrop
-    if c._state is not _TRANSACTION or maildrop is None:
-        return None
-    row, handle = HANDLERS[found.lastindex or 0]
-    if c._settings.table[row.name] is not row:
+    row, state, handle = HANDLERS[found.lastindex or 0]
+    if c._state is not state or c._settings.table[row.name] is not row:
         return None
     received = c._input
     received.offset = found.end()
-    event = handle(c, maildrop, found)
+    event = handle(c, found)
     if event is None:
         received.offset = found.start()
     return event
@@ -156,17 +187,20 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
     Raises LocalProtocolError for a bare CR or LF.
     """
     if (
-        not isinstance(answer, Content)
+        type(answer) is not Content
         or question is not c._question
-        or not isinstance(question, Retrieve)
+        or type(question) is not Retrieve
         or c._asked is not _RETR
         or not answer.last
-        or not (c._utf8 or answer.data.isascii())
     ):
         return False
+    data = answer.data
     line_ends = c._line_ends
-    if line_ends is None or not line_ends.whole_has_only_crlf(answer.data):
+    if line_ends is None or not (c._utf8 or data.isascii()):
+        return False
+    if not line_ends.whole_has_only_crlf(data):
         raise LocalProtocolError(BARE_LINE_END)
     c._question = None
-    c._write(stuff_whole(_MESSAGE_FOLLOWS, answer.data), due=c._input.used_up)
+    received = c._input
+    c._write(stuff_whole(_MESSAGE_FOLLOWS, data), due=received.offset == len(received.data) and not received.later)
     return True

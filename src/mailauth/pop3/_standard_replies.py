@@ -9,6 +9,7 @@ from .. import sasl
 from .replies import Reply, Unavailable
 
 MESSAGE_FOLLOWS: Final = Reply(True, "", "message follows")
+PASSWORD_REQUIRED: Final = Reply(True, "", "password required")
 NOOP: Final = Reply(True, "", "ok")
 GOODBYE: Final = Reply(True, "", "goodbye")
 

@@ -448,12 +448,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
             self._errors += 1
             if self._errors >= self._settings.max_errors:
                 return self._reject(row.name, line, _standard_replies.TOO_MANY_ERRORS)  # ends the session
-        settings = self._settings
-        if settings.mechanisms.factories["USER"] is create_user_pass:  # which needs no nonce
-            mechanism = sasl.UserPassServer(tls=self._tls is not None)
-            exchange = self._start_login(mechanism, strict=settings.strict_syntax)
-        else:
-            exchange = self._begin("USER")
+        own = self._settings.mechanisms.factories["USER"] is create_user_pass
+        exchange = self._start_user_pass() if own else self._begin("USER")
         self._state = _USER_GIVEN
         started = _USER_STARTED
         if replaced is not None:
@@ -464,6 +460,11 @@ class ServerConnection(ServerMachine[ServerEvent]):
         else:
             self._proceed(exchange, step)
         return started if replaced is None else login_failed(replaced, sasl.Fault.CANCELLED)
+
+    def _start_user_pass(self) -> sasl.ServerExchange:
+        """Return what ``_begin()`` does for this library's USER, which needs no nonce."""
+        mechanism = sasl.UserPassServer(tls=self._tls is not None)
+        return self._start_login(mechanism, strict=self._settings.strict_syntax)
 
     def _begin(self, mechanism: str, nonce: str | None = None) -> sasl.ServerExchange:
         self._state = _AUTH

@@ -393,7 +393,7 @@ VERBS: Final[tuple[Verb[Any], ...]] = (
     Verb(
         "USER", kind=User, parse=User.parse,
         states=dict.fromkeys(_BEFORE, S.USER_GIVEN),  # in USER_GIVEN, a second USER replaces the first
-        accepted=Reply(True, "", "password required"),  # for every name (RFC 1939 section 13)
+        accepted=_standard_replies.PASSWORD_REQUIRED,  # for every name (RFC 1939 section 13)
         effect=Effect.BEGIN_LOGIN, check=_check_user, capability=_offer_user,
     ),
     Verb(
