@@ -141,8 +141,18 @@ retrievals = st.lists(
         [
             *(b"RETR 1", b"RETR 2", b"RETR 3", b"RETR 4", b"retr 1", b"RETR 1 ", b"TOP 1 1", b"DELE 1", b"DELE 2"),
             *(b"dele 3", b"DELE 9", b"LIST 1", b"LIST 3", b"LIST", b"UIDL", b"STAT", b"RSET", b"NOOP", b"QUIT"),
-            *(b"RETR 0", b"RETR 12345678901", b"CAPA", b"UTF8", b"x" * 300, b"TOP 2 0", b"TOP 3 1", b"TOP 9 1"),
-            *(b"LIST 9", b"LIST 0", b"TOP 1 12345678901", b"UIDL 2", b"PASS wonderland", b"USER alice"),
+            *(
+                b"RETR 0",
+                b"RETR 12345678901",
+                b"CAPA",
+                b"UTF8",
+                b"x" * 300,
+                b"TOP 1 0",
+                b"TOP 2 0",
+                b"TOP 3 1",
+                b"TOP 9 1",
+            ),
+            *(b"LIST 9", b"LIST 0", b"TOP 1 12345678901", b"TOP 2 9999", b"UIDL 2", b"PASS wonderland", b"USER alice"),
         ]
     ),
     max_size=12,

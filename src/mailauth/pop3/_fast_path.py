@@ -19,7 +19,7 @@ from ..events import CloseReason
 from ..sasl import AuthenticationStarted
 from . import _standard_replies
 from .commands import Capa, Dele, List, Quit, Retrieve, Stat, Uidl, checked_dele, checked_list, checked_retrieve
-from .content import BARE_LINE_END, ListingSender
+from .content import BARE_LINE_END, ListingSender, TopLimiter
 from .events import ServerEvent
 from .replies import Content
 from .settings import create_user_pass
@@ -190,7 +190,7 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
         type(answer) is not Content
         or question is not c._question
         or type(question) is not Retrieve
-        or c._asked is not _RETR
+        or (c._asked is not _RETR and c._asked is not _TOP)
         or not answer.last
     ):
         return False
@@ -200,6 +200,9 @@ def answer(c: ServerConnection, question: object, answer: object) -> bool:
         return False
     if not line_ends.whole_has_only_crlf(data):
         raise LocalProtocolError(BARE_LINE_END)
+    lines = question.lines
+    if lines is not None and lines < len(data):  # some clients request 99,999,999 lines
+        data = TopLimiter(lines).take(data)
     c._question = None
     received = c._input
     c._write(stuff_whole(_MESSAGE_FOLLOWS, data), due=received.offset == len(received.data) and not received.later)
