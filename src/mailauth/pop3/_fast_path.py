@@ -9,8 +9,7 @@ their calls; ``tests/pop3/test_properties.py`` compares the two paths.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .._dots import stuff_whole
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
     from .server import ServerConnection
 
 COMMON: Final = re.compile(
-    rb"(?:RETR N|TOP N ([0-9]{1,10})|DELE N|LIST N|(STAT)|(LIST)|(UIDL)|(QUIT)"
-    rb"|(CAPA)|USER ([!-~]{1,200})|PASS ([ -~]{1,200}))\r\n".replace(b"N", rb"([1-9][0-9]{0,9})")
+    rb"(?:RETR (N)|TOP (N [0-9]{1,10})|DELE (N)|LIST (N)|(STAT)|(LIST)|(UIDL)|(QUIT)"
+    rb"|(CAPA)|USER ([!-~]{1,200})|PASS ([ -~]{1,200}))\r\n".replace(b"N", rb"[1-9][0-9]{0,9}")
 )
-"""The common commands as all known clients spell them.  The number of the last group tells which one it is."""
+"""The common commands as all known clients spell them.  Each has one group: its argument, or the verb without one."""
 match_common: Final = COMMON.match
 
 _AUTHORIZATION, _USER_GIVEN = State.AUTHORIZATION, State.USER_GIVEN
@@ -51,30 +50,30 @@ _MESSAGE_FOLLOWS: Final = _standard_replies.MESSAGE_FOLLOWS.to_wire()
 _GOODBYE: Final = _standard_replies.GOODBYE.to_wire()
 _PASSWORD_REQUIRED: Final = _standard_replies.PASSWORD_REQUIRED.to_wire()
 
-Handler: TypeAlias = Callable[["ServerConnection", re.Match[bytes]], ServerEvent | None]
-"""Carries out the command of a line that COMMON matched.  Returns None, and does nothing, if it cannot."""
+Handler: TypeAlias = Callable[["ServerConnection", bytes], ServerEvent | None]
+"""Carries out a command with its argument.  Returns None, and does nothing, if it cannot."""
 
 
-def _capa(c: ServerConnection, found: re.Match[bytes]) -> Capa:
+def _capa(c: ServerConnection, argument: bytes) -> Capa:
     c._write(c._settings.capa_reply(c._tls, logged_in=False), due=False)
     return _CAPA_EVENT
 
 
-def _user(c: ServerConnection, found: re.Match[bytes]) -> AuthenticationStarted | None:
+def _user(c: ServerConnection, argument: bytes) -> AuthenticationStarted | None:
     settings = c._settings
     if settings.mechanisms.factories.get("USER") is not create_user_pass or not settings.offers("USER", c._tls):
         return None
-    c._start_user_pass().respond(found[11])
+    c._start_user_pass().respond(argument)
     c._state = _USER_GIVEN
     c._write(_PASSWORD_REQUIRED, due=False)
     return _USER_STARTED
 
 
-def _pass(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent | None:
+def _pass(c: ServerConnection, argument: bytes) -> ServerEvent | None:
     exchange = c._exchange
     if exchange is None or c._settings.mechanisms.factories["USER"] is not create_user_pass:
         return None
-    c._proceed(exchange, exchange.respond(found[12]))
+    c._proceed(exchange, exchange.respond(argument))
     return c._events.pop()  # the question, or the failure
 
 
@@ -84,26 +83,27 @@ def _find(c: ServerConnection, digits: bytes) -> int:
     return 0 if number > maildrop.last or number in maildrop.deleted else number
 
 
-def _retr(c: ServerConnection, found: re.Match[bytes]) -> Retrieve | None:
-    number = _find(c, found[1])
-    if not number:
+def _retr(c: ServerConnection, argument: bytes) -> Retrieve | None:
+    number, maildrop = int(argument), c._maildrop
+    if maildrop is None or number > maildrop.last or number in maildrop.deleted:
         return None
     c._asked = _RETR
     c._question = command = checked_retrieve(number, None)
     return command
 
 
-def _top(c: ServerConnection, found: re.Match[bytes]) -> Retrieve | None:
-    number = _find(c, found[2])
+def _top(c: ServerConnection, argument: bytes) -> Retrieve | None:
+    digits, _, lines = argument.partition(b" ")
+    number = _find(c, digits)
     if not number:
         return None
     c._asked = _TOP
-    c._question = command = checked_retrieve(number, int(found[3]))
+    c._question = command = checked_retrieve(number, int(lines))
     return command
 
 
-def _dele(c: ServerConnection, found: re.Match[bytes]) -> Dele | None:
-    number = _find(c, found[4])
+def _dele(c: ServerConnection, argument: bytes) -> Dele | None:
+    number = _find(c, argument)
     if not number:
         return None
     c.maildrop.delete(number)
@@ -111,34 +111,34 @@ def _dele(c: ServerConnection, found: re.Match[bytes]) -> Dele | None:
     return checked_dele(number)
 
 
-def _list_one(c: ServerConnection, found: re.Match[bytes]) -> List | None:
-    number = _find(c, found[5])
+def _list_one(c: ServerConnection, argument: bytes) -> List | None:
+    number = _find(c, argument)
     if not number:
         return None
     c._write(b"+OK " + c.maildrop.scan_listing(number), due=False)
     return checked_list(number)
 
 
-def _stat(c: ServerConnection, found: re.Match[bytes]) -> Stat:
+def _stat(c: ServerConnection, argument: bytes) -> Stat:
     c._write(b"+OK " + c.maildrop.drop_listing(), due=False)
     return _STAT_EVENT
 
 
-def _list(c: ServerConnection, found: re.Match[bytes]) -> List:
+def _list(c: ServerConnection, argument: bytes) -> List:
     maildrop = c.maildrop
     c._write(b"+OK %d messages (%d octets)\r\n" % (maildrop.count, maildrop.size), due=False)
     c._begin_listing(ListingSender(maildrop, maildrop.scan_listing))
     return _LIST_EVENT
 
 
-def _uidl(c: ServerConnection, found: re.Match[bytes]) -> Uidl:
+def _uidl(c: ServerConnection, argument: bytes) -> Uidl:
     maildrop = c.maildrop
     c._write(b"+OK unique-ids follow\r\n", due=False)
     c._begin_listing(ListingSender(maildrop, maildrop.unique_id_listing))
     return _UIDL_EVENT
 
 
-def _quit(c: ServerConnection, found: re.Match[bytes]) -> Quit:
+def _quit(c: ServerConnection, argument: bytes) -> Quit:
     c._state = _UPDATE
     if c.maildrop.deleted:
         return _QUIT_DELETING
@@ -147,22 +147,20 @@ def _quit(c: ServerConnection, found: re.Match[bytes]) -> Quit:
     return _QUIT_EVENT
 
 
-HANDLERS: Final[Mapping[int, tuple[Verb[Any], State, Handler]]] = MappingProxyType(
-    {
-        1: (_RETR, _TRANSACTION, _retr),
-        3: (_TOP, _TRANSACTION, _top),
-        4: (ROWS["DELE"], _TRANSACTION, _dele),
-        5: (ROWS["LIST"], _TRANSACTION, _list_one),
-        6: (ROWS["STAT"], _TRANSACTION, _stat),
-        7: (ROWS["LIST"], _TRANSACTION, _list),
-        8: (ROWS["UIDL"], _TRANSACTION, _uidl),
-        9: (ROWS["QUIT"], _TRANSACTION, _quit),
-        10: (ROWS["CAPA"], _AUTHORIZATION, _capa),
-        11: (ROWS["USER"], _AUTHORIZATION, _user),
-        12: (ROWS["PASS"], _USER_GIVEN, _pass),
-    }
+HANDLERS: Final[tuple[tuple[Verb[Any], State, Handler], ...]] = (
+    (_RETR, _TRANSACTION, _retr),
+    (_TOP, _TRANSACTION, _top),
+    (ROWS["DELE"], _TRANSACTION, _dele),
+    (ROWS["LIST"], _TRANSACTION, _list_one),
+    (ROWS["STAT"], _TRANSACTION, _stat),
+    (ROWS["LIST"], _TRANSACTION, _list),
+    (ROWS["UIDL"], _TRANSACTION, _uidl),
+    (ROWS["QUIT"], _TRANSACTION, _quit),
+    (ROWS["CAPA"], _AUTHORIZATION, _capa),
+    (ROWS["USER"], _AUTHORIZATION, _user),
+    (ROWS["PASS"], _USER_GIVEN, _pass),
 )
-"""By the last group of COMMON: the row of the verb, the state in which it is handled here, and the function."""
+"""For each group of COMMON: the row of the verb, the state in which it is handled here, and the function."""
 
 
 def handle_command(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent | None:
@@ -170,12 +168,14 @@ def handle_command(c: ServerConnection, found: re.Match[bytes]) -> ServerEvent |
 
     Return None if the general path must handle the line.
     """
-    row, state, handle = HANDLERS[found.lastindex or 0]
+    group = found.lastindex
+    assert group is not None
+    row, state, handle = HANDLERS[group - 1]
     if c._state is not state or c._settings.table[row.name] is not row:
         return None
     received = c._input
     received.offset = found.end()
-    event = handle(c, found)
+    event = handle(c, found[group])
     if event is None:
         received.offset = found.start()
     return event
