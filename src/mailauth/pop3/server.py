@@ -300,8 +300,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         self._state = _SENDING
 
     def _begin_listing(self, lines: Lines) -> None:
-        self._begin_response(lines)
-        self._write_lines(lines)
+        """Write the first lines, which are all lines in most sessions."""
+        self._write(lines.next_piece(), due=False)
+        if not lines.ended:
+            self._begin_response(lines)
 
     def _continue_response(self) -> RetrieveMore | None:
         """Write the next lines, or ask for more of the message."""
@@ -310,13 +312,10 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if isinstance(sender, MessageSender):
             self._question = more = RetrieveMore(number=sender.number, offset=sender.offset)
             return more
-        self._write_lines(sender)
-        return None
-
-    def _write_lines(self, lines: Lines) -> None:
-        self._write(lines.next_piece(), due=False)
-        if lines.ended:
+        self._write(sender.next_piece(), due=False)
+        if sender.ended:
             self._end_response()
+        return None
 
     def _end_response(self) -> None:
         self._sender = None
