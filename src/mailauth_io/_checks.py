@@ -193,11 +193,18 @@ def _methods(interface: type) -> tuple[tuple[str, bool], ...]:
     return tuple((name, inspect.iscoroutinefunction(method)) for name, method in found if not name.startswith("_"))
 
 
+_COROUTINE_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE  # by "async def", and types.coroutine
+
+
 def _is_coroutine_function(function: Any) -> bool | None:
     """Return whether *function* is a coroutine function; None if that is not known before a call.
 
     It is not known for a compiled function, nor for a plain function that wraps a coroutine function.
     """
+    if isinstance(function, MethodType):
+        function = function.__func__
+    if type(function) is FunctionType and not function.__dict__:  # nothing marks it, and it wraps no other function
+        return bool(function.__code__.co_flags & _COROUTINE_FLAGS)
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
     if isinstance(flags, int):  # otherwise it is a mock, and inspect.iscoroutinefunction() is wrong about it
         if (
@@ -208,8 +215,6 @@ def _is_coroutine_function(function: Any) -> bool | None:
             return True
     if isinstance(function, functools.partial):
         return _is_coroutine_function(function.func)
-    if isinstance(function, MethodType):
-        return _is_coroutine_function(function.__func__)
     if hasattr(function, "__wrapped__"):  # by functools.wraps()
         return False if _is_coroutine_function(function.__wrapped__) is False else None
     if isinstance(function, FunctionType):
