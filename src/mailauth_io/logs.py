@@ -159,6 +159,8 @@ class TextFormatter(_Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        if type(record.msg) is Event and not record.exc_info:  # most records: an Event is one line
+            return f"{self.time(record)} {record.levelname} {record.msg}"
         lines = [str(record.msg)] if isinstance(record.msg, Event) else _message(record).split("\n")
         lines += _traceback(record)
         text = "\n    | ".join(map(_one_line, lines))

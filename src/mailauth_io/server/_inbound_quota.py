@@ -27,28 +27,46 @@ class InboundQuota:
     """
 
     def __init__(self, most: int, keys: Callable[[str], tuple[object, object]]) -> None:
-        self._most = most
+        self.most = most
         self._keys = keys
-        self._by_address: dict[object, int] = {}  # no entries with 0 bytes
-        self._by_network: dict[object, int] = {}
+        self.by_address: dict[str, int] = {}  # no entries with 0 bytes
+        self.by_network: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Return the number of addresses and networks that hold content."""
-        return len(self._by_address) + len(self._by_network)
+        return len(self.by_address) + len(self.by_network)
 
-    def take(self, address: str, size: int) -> None:
-        """Add *size* bytes for *address*.  Raises BudgetExceeded, and adds nothing, if a limit would be exceeded."""
-        counted, network = self._keys(address)
-        of_address = self._by_address.get(counted, 0) + size
-        of_network = self._by_network.get(network, 0) + size
-        if of_address > self._most or of_network > self._most * NETWORK:
+    def share_of(self, address: str) -> AddressQuota:
+        """Return what a session with the client at *address* counts its content with."""
+        return AddressQuota(self, *map(str, self._keys(address)))
+
+
+class AddressQuota:
+    """Counts the content of one session for its address.  *address* and *network* are the keys as text.
+
+    A session counts each recipient and each chunk: the hash of a text is kept, and that of an address is not.
+    """
+
+    __slots__ = ("_address", "_network", "_quota")
+
+    def __init__(self, quota: InboundQuota, address: str, network: str) -> None:
+        self._quota = quota
+        self._address = address
+        self._network = network
+
+    def take(self, size: int) -> None:
+        """Add *size* bytes.  Raises BudgetExceeded, and adds nothing, if a limit would be exceeded."""
+        quota = self._quota
+        of_address = quota.by_address.get(self._address, 0) + size
+        of_network = quota.by_network.get(self._network, 0) + size
+        if of_address > quota.most or of_network > quota.most * NETWORK:
             raise BudgetExceeded
-        self._by_address[counted] = of_address
-        self._by_network[network] = of_network
+        quota.by_address[self._address] = of_address
+        quota.by_network[self._network] = of_network
 
-    def release(self, address: str, size: int) -> None:
-        """Subtract *size* bytes for *address*."""
-        for held, key in zip((self._by_address, self._by_network), self._keys(address), strict=True):
+    def release(self, size: int) -> None:
+        """Subtract *size* bytes."""
+        for held, key in ((self._quota.by_address, self._address), (self._quota.by_network, self._network)):
             left = held.pop(key, 0) - size
             if left > 0:
                 held[key] = left

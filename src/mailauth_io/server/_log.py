@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Generator
 from contextvars import ContextVar
 from typing import Final
 
@@ -35,12 +33,21 @@ _KEPT: Final[tuple[str, ...]] = (
 """The fields of the line for the events that were only counted."""
 
 
-class _Repetitions:
-    """Counts the events of one session."""
+class CountingRepetitions:
+    """A context manager that counts repeated events in its body, a session, and logs their numbers at the end."""
+
+    __slots__ = ("_last", "_numbers", "_token")
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[str, object], int] = {}
         self._last: dict[tuple[str, object], tuple[int, Event]] = {}
+
+    def __enter__(self) -> None:
+        self._token = _repetitions.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _repetitions.reset(self._token)
+        self.log()
 
     def admits(self, level: int, event: Event) -> bool:
         """Count *event*, and return whether it is logged."""
@@ -63,19 +70,7 @@ class _Repetitions:
             LOGGER.log(level, Event(event.name, fields))
 
 
-_repetitions: Final[ContextVar[_Repetitions | None]] = ContextVar("repetitions", default=None)
-
-
-@contextlib.contextmanager
-def counting_repetitions() -> Generator[None]:
-    """Count repeated events in the body, which is one session, and log their numbers at its end."""
-    repetitions = _Repetitions()
-    token = _repetitions.set(repetitions)
-    try:
-        yield
-    finally:
-        _repetitions.reset(token)
-        repetitions.log()
+_repetitions: Final[ContextVar[CountingRepetitions | None]] = ContextVar("repetitions", default=None)
 
 
 def log(level: int, event: Event, *, error: BaseException | None = None, repeatable: bool = True) -> None:
@@ -83,10 +78,9 @@ def log(level: int, event: Event, *, error: BaseException | None = None, repeata
 
     If a session has logged ``MAX_EQUAL_EVENTS`` such events, it is only counted, unless *repeatable* is False.
     """
-    if LOGGER.isEnabledFor(level):
-        repetitions = _repetitions.get() if repeatable else None
-        if repetitions is None or repetitions.admits(level, event):
-            LOGGER.log(level, event, exc_info=error)
+    repetitions = _repetitions.get() if repeatable and LOGGER.isEnabledFor(level) else None
+    if repetitions is None or repetitions.admits(level, event):
+        LOGGER.log(level, event, exc_info=error)
 
 
 _OPERATIONAL: Final = frozenset({"mailauth_io", "redis", "sqlite3"})

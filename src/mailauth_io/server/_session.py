@@ -15,7 +15,7 @@ from ..adapters.listener import report_error
 from ..logs import Event, describe_error, place, shown
 from ..stores import Proof
 from . import _interception
-from ._log import LOGGER, counting_repetitions, log
+from ._log import LOGGER, CountingRepetitions, log
 from ._offer import REQUIRED_PROOF
 from ._state import ServerState
 from .interceptors import Answer, Delay, Drop, Interceptor, Pass, SessionView
@@ -77,7 +77,7 @@ class Session(ABC, Generic[E]):
         session = cls(server_state, connection)
         session.log(logging.DEBUG, "connected")
         try:
-            with counting_repetitions():
+            with CountingRepetitions():
                 await session.run()
         finally:
             session.release_resources()

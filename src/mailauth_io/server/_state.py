@@ -22,7 +22,8 @@ from ..adapters.connection import AsyncServerConnection
 from ..adapters.tls.certificate_names import certificate_names
 from ..limits import ConnectionLimiter
 from ..logs import Event
-from ..stores import ClientDisconnected, Grants, LoginSource, MemoryGrants, Proof, mailbox_name
+from ..stores import ClientDisconnected, Grants, LoginSource, MemoryGrants, Proof
+from ..stores.names import canonical_name
 from ._account_changes import AccountChanges
 from ._failed_logins import FailedLogins
 from ._grant_service import GrantService
@@ -167,7 +168,7 @@ class ServerState:
 
     def name(self, text: str) -> str:
         """Return the canonical account name for *text*, empty if *text* cannot name a local account."""
-        return mailbox_name(text, self.domains) or ""
+        return canonical_name(text, self.domains) or ""
 
     @property
     def postmaster(self) -> str:

@@ -95,6 +95,8 @@ class Authenticator:
         self._proofs = frozenset(
             proof for proof in Plain.PROOFS if all(proof in credential.proofs for credential in credentials)
         )
+        more = {Proof.TOKEN: self._tokens, Proof.CERTIFICATE: self._certificates}
+        self._all_proofs = self._proofs | {proof for proof, store in more.items() if store is not None}
         self._scram_decoy = self._make_scram_decoy(credentials)
         # Each login with SCRAM derives keys if one of them must, so that all take the same time.
         self._derives_keys = not credentials or any(isinstance(credential, Plain) for credential in credentials)
@@ -119,8 +121,7 @@ class Authenticator:
 
         They determine the mechanisms offered to each new connection.
         """
-        more = {Proof.TOKEN: self._tokens, Proof.CERTIFICATE: self._certificates}
-        return self._proofs | {proof for proof, store in more.items() if store is not None}
+        return self._all_proofs
 
     @property
     def timing_warning(self) -> str | None:

@@ -38,6 +38,13 @@ NO_MAILBOX = smtp.Reply(550, "5.1.1", "no such mailbox here")
 _ABOUT_MAIL: Final = smtp.Mail | smtp.Rcpt | smtp.Data | smtp.MessageComplete
 """The questions of a mail transaction."""
 
+# Constants, since an attribute of an enum takes longer.
+_LOCAL: Final = Reason.LOCAL
+_NO_GRANT: Final = Reason.NO_GRANT
+
+_NO_MAIL: Final = smtp.Mail(reverse_path=None)
+"""A placeholder before the first MAIL."""
+
 _NO_HELLO: Final = smtp.Hello(domain="unknown", extended=False)
 """A placeholder: the core accepts no MAIL before EHLO."""
 
@@ -91,6 +98,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         "_messages",
         "_outbox",
         "_permission",
+        "_quota",
         "_relayed",
     )
 
@@ -105,6 +113,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         self._content: MessageContent | None = None
         self._arrived = 0  # bytes of content received
         self._kept = 0  # bytes that the recipients use
+        self._quota = server_state.inbound_quota.share_of(connection.peer.address)
         self._hop: RelayConnection | None = None
         outbox = server_state.stores.outbox
         if server_state.next_hop is not None:
@@ -117,21 +126,26 @@ class SmtpSession(Session[smtp.ServerEvent]):
         assert outbox is not None  # serve() has checked it
         assert not isinstance(outbox, NextHop)
         self._outbox: Outbox = outbox
-        self._begin(smtp.Mail(reverse_path=None))
+        self._mail = _NO_MAIL
+        self._permission: tuple[str, str | None] | None = None  # for the log: reason and identity
+        # The dicts keep the recipients in order and without duplicates.
+        self._maildrops: dict[str, None] = {}
+        self._relayed: dict[smtp.Mailbox, None] = {}
+        self._accepted: list[smtp.Rcpt] = []  # for interceptors
 
     def _begin(self, mail: smtp.Mail) -> None:
         """Start a mail transaction."""
         self._mail = mail
         self._forget_recipients()
-        self._permission: tuple[str | None, str | None] = None, None  # for the log: reason and identity
+        self._permission = None
 
     def _forget_recipients(self) -> None:
-        """Release the memory of the recipients.  The dicts keep them in order and without duplicates."""
-        self._release(self._kept)
-        self._kept = 0
-        self._maildrops: dict[str, None] = {}
-        self._relayed: dict[smtp.Mailbox, None] = {}
-        self._accepted: list[smtp.Rcpt] = []  # for interceptors
+        """Release the memory of the recipients."""
+        if self._kept:  # each accepted recipient adds to it
+            self._release(self._kept)
+            self._maildrops.clear()
+            self._relayed.clear()
+            self._accepted.clear()
 
     @property
     def _sender(self) -> str:
@@ -284,14 +298,15 @@ class SmtpSession(Session[smtp.ServerEvent]):
         server_state, path = self.server_state, question.forward_path
         identity = self.connection.identity
         decision = server_state.policy.decide(path, identity=identity, grant=None)
-        if decision.reason is Reason.NO_GRANT and not self._relay_permitted:
+        if decision.reason is _NO_GRANT and not self._relay_permitted:
             grant = self._lookup  # what the interceptors have seen, so that they and the policy agree
             if not server_state.interceptors:
                 grant = await server_state.find_grant(self.id, self.connection.peer.address)
             decision = server_state.policy.decide(path, identity=identity, grant=grant)
-        verdict, reason = decision.verdict, decision.reason.name
-        if decision.reason is Reason.NO_GRANT and self._relay_permitted:
-            verdict, reason = ACCEPT, "INTERCEPTOR"
+        verdict = decision.verdict
+        reason: Reason | None = decision.reason
+        if reason is _NO_GRANT and self._relay_permitted:
+            verdict, reason = ACCEPT, None
         if verdict is ACCEPT:
             size = self._size_of(question)
             try:
@@ -299,21 +314,17 @@ class SmtpSession(Session[smtp.ServerEvent]):
             except BudgetExceeded:
                 verdict = delivery.NO_ROOM
             else:
-                self._kept += size
-                verdict = await (
-                    self._local(question) if decision.reason is Reason.LOCAL else self._remote(path, decision.identity)
-                )
+                verdict = await (self._local(question) if reason is _LOCAL else self._remote(path, decision.identity))
                 if verdict is not ACCEPT:
-                    self._kept -= size
                     self._release(size)
         if verdict is not ACCEPT:
             self.log(
                 logging.INFO, "recipient refused",
                 hello=shown(self._hello.domain), sender=shown(self._sender), recipient=shown(str(path)),
-                reason=reason, reply=verdict,
+                reason=_shown_reason(reason), reply=verdict,
             )  # fmt: skip
-        elif self._permission[0] is None or decision.reason is not Reason.LOCAL:
-            self._permission = reason, decision.identity  # a reason that permits relaying replaces LOCAL
+        elif self._permission is None or reason is not _LOCAL:
+            self._permission = _shown_reason(reason), decision.identity  # one that permits relaying replaces LOCAL
         return verdict
 
     def _size_of(self, question: smtp.Rcpt) -> int:
@@ -329,18 +340,19 @@ class SmtpSession(Session[smtp.ServerEvent]):
 
     def _take_memory(self, size: int) -> None:
         """Charge *size* bytes to the address and to the budget.  Raises BudgetExceeded, and charges nothing."""
-        state = self.server_state
-        state.inbound_quota.take(self.connection.peer.address, size)
+        self._quota.take(size)
         try:
-            state.stores.budget.take(size)
+            self.server_state.stores.budget.take(size)
         except BudgetExceeded:
-            state.inbound_quota.release(self.connection.peer.address, size)
+            self._quota.release(size)
             raise
+        self._kept += size
 
     def _release(self, size: int) -> None:
-        if size:
-            self.server_state.inbound_quota.release(self.connection.peer.address, size)
-            self.server_state.stores.budget.release(size)
+        """Return memory that ``_take_memory()`` has charged."""
+        self._quota.release(size)
+        self.server_state.stores.budget.release(size)
+        self._kept -= size
 
     async def _remote(self, path: smtp.Mailbox, identity: str | None) -> smtp.Verdict:
         """Return the verdict on a permitted remote recipient: that of the next hop if there is one.
@@ -402,7 +414,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
         try:
             if not self._arrived and (empty_line := trace.end_of_trace(data)):
                 self._content.append(empty_line)
-            self.server_state.inbound_quota.take(self.connection.peer.address, len(data))
+            self._quota.take(len(data))
             self._arrived += len(data)
             self._content.append(data)
         except BudgetExceeded:
@@ -430,7 +442,7 @@ class SmtpSession(Session[smtp.ServerEvent]):
             reply = await delivery.deliver(message, self.server_state.stores.maildrops, self._outbox)
         finally:
             self.release_resources()
-        reason, identity = self._permission
+        reason, identity = self._permission or (None, None)
         self.log(
             logging.INFO, "message", repeatable=not reply.positive,
             queue_id=queue_id, mechanism=self.mechanism, hello=shown(self._hello.domain),
@@ -466,5 +478,10 @@ class SmtpSession(Session[smtp.ServerEvent]):
         content, self._content = self._content, None
         if content is not None:
             content.release()
-            self.server_state.inbound_quota.release(self.connection.peer.address, self._arrived)
+            self._quota.release(self._arrived)
             self._arrived = 0
+
+
+def _shown_reason(reason: Reason | None) -> str:
+    """Return why a recipient was accepted or refused, for the log.  None: an interceptor permits relaying."""
+    return "INTERCEPTOR" if reason is None else reason.name

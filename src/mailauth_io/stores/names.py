@@ -28,6 +28,11 @@ def mailbox_name(text: str, domains: Set[str]) -> str | None:
     """
     check_type("a mailbox name", text, str)
     check_type("domains", domains, Set, use="frozenset({'example.test'})")  # "in" would find a part of a str
+    return canonical_name(text, domains)
+
+
+def canonical_name(text: str, domains: Set[str]) -> str | None:
+    """Return the same as ``mailbox_name()``, which checks its arguments."""
     name, at, domain = text.rpartition("@")
     if not at:
         name = domain

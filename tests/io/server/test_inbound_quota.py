@@ -28,27 +28,27 @@ ADDRESSES = ("192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2", "200
 def test_quota_limits_content_per_address() -> None:
     """architecture.md, invariant 4.  A rejected chunk is not counted; a /64 counts as one address in any spelling."""
     inbound_quota = InboundQuota(100, ConnectionLimiter().keys)
-    inbound_quota.take("192.0.2.1", 60)
+    inbound_quota.share_of("192.0.2.1").take(60)
     with pytest.raises(BudgetExceeded):
-        inbound_quota.take("::ffff:192.0.2.1", 41)
-    inbound_quota.take("192.0.2.1", 40)
-    inbound_quota.take("2001:db8::1", 100)
+        inbound_quota.share_of("::ffff:192.0.2.1").take(41)
+    inbound_quota.share_of("192.0.2.1").take(40)
+    inbound_quota.share_of("2001:db8::1").take(100)
     with pytest.raises(BudgetExceeded):
-        inbound_quota.take("2001:db8::2", 1)
-    inbound_quota.take("2001:db8:0:1::1", 1)
+        inbound_quota.share_of("2001:db8::2").take(1)
+    inbound_quota.share_of("2001:db8:0:1::1").take(1)
 
 
 def test_quota_limits_content_per_network() -> None:
     """The owner of a /48 has 65,536 addresses, which could use up the memory for all messages together."""
     inbound_quota = InboundQuota(100, ConnectionLimiter().keys)
-    inbound_quota.take("2001:db8:0:1::1", 100)
-    inbound_quota.take("2001:db8:0:2::1", 90)
+    inbound_quota.share_of("2001:db8:0:1::1").take(100)
+    inbound_quota.share_of("2001:db8:0:2::1").take(90)
     with pytest.raises(BudgetExceeded):
-        inbound_quota.take("2001:db8:0:3::1", 11)
-    inbound_quota.take("2001:db8:0:3::1", 10)
-    inbound_quota.take("2001:db8:1::1", 100)
-    inbound_quota.release("2001:db8:0:2::1", 90)
-    inbound_quota.take("2001:db8:0:4::1", 90)
+        inbound_quota.share_of("2001:db8:0:3::1").take(11)
+    inbound_quota.share_of("2001:db8:0:3::1").take(10)
+    inbound_quota.share_of("2001:db8:1::1").take(100)
+    inbound_quota.share_of("2001:db8:0:2::1").release(90)
+    inbound_quota.share_of("2001:db8:0:4::1").take(90)
 
 
 @given(st.lists(st.tuples(st.sampled_from(ADDRESSES), st.integers(0, 60))))
@@ -58,12 +58,12 @@ def test_quota_table_is_empty_after_all_content_is_released(messages: list[tuple
     taken = []
     for address, data in messages:
         try:
-            inbound_quota.take(address, data)
+            inbound_quota.share_of(address).take(data)
         except BudgetExceeded:
             continue
         taken.append((address, data))
     for address, data in taken:
-        inbound_quota.release(address, data)
+        inbound_quota.share_of(address).release(data)
     assert len(inbound_quota) == 0
 
 
