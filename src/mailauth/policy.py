@@ -69,6 +69,10 @@ class Decision:
     """The identity responsible for the message: that of the session, else that of the grant used, else None."""
 
 
+_LOCAL: Final = Decision(verdict=ACCEPT, reason=Reason.LOCAL, identity=None)
+"""The most frequent decision."""
+
+
 def _normalize_domains(domains: Iterable[str]) -> frozenset[str]:
     if isinstance(domains, (str, bytes)) or not isinstance(domains, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise LocalProtocolError(
@@ -136,6 +140,8 @@ class RelayPolicy:
         Raises LocalProtocolError for an argument of another type, and for an empty identity.
         """
         if self.is_local(forward_path):
+            if identity is None:
+                return _LOCAL
             return Decision(verdict=ACCEPT, reason=Reason.LOCAL, identity=identity)
         if identity is not None:
             if not identity or not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -182,15 +182,17 @@ def check_function(name: str, value: object) -> None:
 
 
 @functools.cache
-def _properties(interface: type) -> tuple[str, ...]:
-    return tuple(name for name, member in vars(interface).items() if isinstance(member, property))
-
-
-@functools.cache
-def _methods(interface: type) -> tuple[tuple[str, bool], ...]:
-    """Return the methods of the Protocol *interface*, and whether each is a coroutine function."""
-    found = [(name, method) for name, method in vars(interface).items() if inspect.isfunction(method)]
-    return tuple((name, inspect.iscoroutinefunction(method)) for name, method in found if not name.startswith("_"))
+def _members(interface: type) -> tuple[tuple[str, ...], tuple[tuple[str, bool], ...]]:
+    """Return the properties of the Protocol *interface*, and its methods: whether each is a coroutine function."""
+    members = {name: member for name, member in vars(interface).items() if not name.startswith("_")}
+    return (
+        tuple(name for name, member in members.items() if isinstance(member, property)),
+        tuple(
+            (name, inspect.iscoroutinefunction(member))
+            for name, member in members.items()
+            if inspect.isfunction(member)
+        ),
+    )
 
 
 _COROUTINE_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE  # by "async def", and types.coroutine
@@ -226,12 +228,12 @@ def _is_coroutine_function(function: Any) -> bool | None:
 def interface_problem(shown: str, value: object, interface: type) -> str:
     """Return what *value* lacks of the Protocol *interface*, or an empty text.  *shown* is the name of *value*."""
     missing: list[str] = []
-    other = [
-        f"{shown} has no attribute {name}"
-        for name in _properties(interface)
-        if not (isinstance(value, type) or hasattr(value, name))  # an object may have it where its class has not
-    ]
-    for name, is_coroutine in _methods(interface):
+    other: list[str] = []
+    properties, methods = _members(interface)
+    for name in properties:
+        if not (isinstance(value, type) or hasattr(value, name)):  # an object may have it where its class has not
+            other.append(f"{shown} has no attribute {name}")
+    for name, is_coroutine in methods:
         method = getattr(value, name, None)
         if not callable(method):
             missing.append(name)

@@ -6,6 +6,7 @@ limited by ``stores.Budget``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +19,9 @@ A client that starts messages and never completes them gets 452, and other clien
 NETWORK: Final = 2
 """One network (IPv4: /24, IPv6: /48), which usually has one owner, may hold this many times as much as one address."""
 
+_REMEMBERED: Final = 1024
+"""Maximum number of addresses whose keys are cached."""
+
 
 class InboundQuota:
     """Bytes of incoming content by address.
@@ -28,7 +32,7 @@ class InboundQuota:
 
     def __init__(self, most: int, keys: Callable[[str], tuple[object, object]]) -> None:
         self.most = most
-        self._keys = keys
+        self._keys = functools.lru_cache(_REMEMBERED)(lambda address: tuple(map(str, keys(address))))
         self.by_address: dict[str, int] = {}  # no entries with 0 bytes
         self.by_network: dict[str, int] = {}
 
@@ -38,7 +42,7 @@ class InboundQuota:
 
     def share_of(self, address: str) -> AddressQuota:
         """Return what a session with the client at *address* counts its content with."""
-        return AddressQuota(self, *map(str, self._keys(address)))
+        return AddressQuota(self, *self._keys(address))
 
 
 class AddressQuota:

@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from mailauth import ACCEPT, Accept, ExtensionQuestion, Question, pop3, sasl, smtp
-from mailauth.addresses import limit_key, limit_network
+from mailauth.addresses import limit_key
 from mailauth.grants import LIFETIME, UNAVAILABLE, Lookup
 from mailauth.policy import RelayPolicy
 
@@ -283,10 +283,10 @@ class ServerState:
 
     def _source(self, connection: AsyncServerConnection[Any]) -> LoginSource:
         address = connection.peer.address
-        counted = self.limit_key(address)
+        counted, network = self.limiter.keys(address)
         return LoginSource(
             address=counted,
-            network=limit_network(counted),
+            network=network,
             failed_recently=lambda: self.failures.failed_recently(address, self.clock()),
             connected=lambda: not connection.peer_closed,
             note_failure=lambda: self.failures.note(address, self.clock()),

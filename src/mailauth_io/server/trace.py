@@ -6,7 +6,6 @@ Only the header section of a message is read.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -111,7 +110,12 @@ def is_refused(content: MessageContent) -> bool:
 
 def _count_received(header: bytes) -> int:
     """Return the number of ``Received:`` lines in *header*, which begins with a line end, at most 101."""
-    return sum(1 for _ in itertools.islice(_RECEIVED.finditer(header), MAX_RECEIVED + 1))
+    count = 0
+    for _ in _RECEIVED.finditer(header):
+        count += 1
+        if count > MAX_RECEIVED:
+            break
+    return count
 
 
 def _header_section(chunks: Sequence[bytes]) -> tuple[bytes, int, int]:
