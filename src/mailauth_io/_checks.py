@@ -205,8 +205,9 @@ def _is_coroutine_function(function: Any) -> bool | None:
     """
     if isinstance(function, MethodType):
         function = function.__func__
-    if type(function) is FunctionType and not function.__dict__:  # nothing marks it, and it wraps no other function
-        return bool(function.__code__.co_flags & _COROUTINE_FLAGS)
+    plain: Any = function
+    if type(plain) is FunctionType and not plain.__dict__:  # nothing marks it, and it wraps no other function
+        return bool(plain.__code__.co_flags & _COROUTINE_FLAGS)
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
     if isinstance(flags, int):  # otherwise it is a mock, and inspect.iscoroutinefunction() is wrong about it
         if (

@@ -32,7 +32,7 @@ class InboundQuota:
 
     def __init__(self, most: int, keys: Callable[[str], tuple[object, object]]) -> None:
         self.most = most
-        self._keys = functools.lru_cache(_REMEMBERED)(lambda address: tuple(map(str, keys(address))))
+        self._keys = functools.lru_cache(_REMEMBERED)(functools.partial(_as_text, keys))
         self.by_address: dict[str, int] = {}  # no entries with 0 bytes
         self.by_network: dict[str, int] = {}
 
@@ -74,3 +74,8 @@ class AddressQuota:
             left = held.pop(key, 0) - size
             if left > 0:
                 held[key] = left
+
+
+def _as_text(keys: Callable[[str], tuple[object, object]], address: str) -> tuple[str, str]:
+    counted, network = keys(address)
+    return str(counted), str(network)

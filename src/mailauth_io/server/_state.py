@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
@@ -168,7 +169,7 @@ class ServerState:
 
     def name(self, text: str) -> str:
         """Return the canonical account name for *text*, empty if *text* cannot name a local account."""
-        return canonical_name(text, self.domains) or ""
+        return _account_name(text, self.domains)
 
     @property
     def postmaster(self) -> str:
@@ -416,6 +417,11 @@ class ServerState:
         except Exception as error:
             self.log_failure(session, "grants", error)
             return UNAVAILABLE
+
+
+@functools.lru_cache(maxsize=1024)
+def _account_name(text: str, domains: frozenset[str]) -> str:
+    return canonical_name(text, domains) or ""  # each login needs it several times, and lists are used again
 
 
 def _grants(config: Config, grants: Grants | None, clock: Callable[[], float]) -> Grants:
