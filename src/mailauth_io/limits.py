@@ -156,8 +156,8 @@ class ConnectionLimiter:
         self._refusals = LogLimit(1, 1, clock)
         self._total = 0
         self._per_network = max(self._limits.connections // 2, self._limits.connections_per_address)
-        self._by_address: Counter[object] = Counter()
-        self._by_network: Counter[object] = Counter()
+        self._by_address: dict[object, int] = {}  # without zeros
+        self._by_network: dict[object, int] = {}
 
     def __len__(self) -> int:
         return self._total
@@ -172,33 +172,37 @@ class ConnectionLimiter:
             self._log_refusal(address, f"{self._total} connections are open")
             return False
         counted, network = self._keys(address)
-        if self._by_address[counted] >= limits.connections_per_address:
-            self._log_refusal(address, f"{self._by_address[counted]} connections are open from this address")
+        from_address = self._by_address.get(counted, 0)
+        if from_address >= limits.connections_per_address:
+            self._log_refusal(address, f"{from_address} connections are open from this address")
             return False
-        if self._by_network[network] >= self._per_network:
-            self._log_refusal(address, f"{self._by_network[network]} connections are open from its network")
+        from_network = self._by_network.get(network, 0)
+        if from_network >= self._per_network:
+            self._log_refusal(address, f"{from_network} connections are open from its network")
             return False
-        self._by_address[counted] += 1
-        self._by_network[network] += 1
+        self._by_address[counted] = from_address + 1
+        self._by_network[network] = from_network + 1
         self._total += 1
         return True
 
     def release(self, address: str) -> None:
         """Stop counting a connection from *address*."""
         self._total -= 1
-        for connections, key in zip((self._by_address, self._by_network), self._keys(address), strict=True):
-            connections[key] -= 1
-            if not connections[key]:
+        counted, network = self._keys(address)
+        for connections, key in ((self._by_address, counted), (self._by_network, network)):
+            if connections[key] == 1:
                 del connections[key]
+            else:
+                connections[key] -= 1
 
     def keys(self, address: str) -> tuple[object, object]:
-        """Return the keys by which *address* is counted: its ``limit_key``, and the network of this key."""
+        """Return the keys by which *address* is counted: its ``limit_key``, and the network of this key, as text."""
         return self._keys(address)
 
     def _log_refusal(self, address: str, reason: str) -> None:
         self._refusals.log(logging.WARNING, "connection refused", {"peer": address, "reason": reason})
 
 
-def _keys(key: Callable[[str], IPv4Address | IPv6Address | str], address: str) -> tuple[object, object]:
+def _keys(key: Callable[[str], IPv4Address | IPv6Address | str], address: str) -> tuple[str, str]:
     counted = key(address)
-    return counted, limit_network(counted)
+    return str(counted), str(limit_network(counted))  # a str keeps its hash; an address computes it at each use, slowly

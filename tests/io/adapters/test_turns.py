@@ -8,7 +8,6 @@ import ssl
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import anyio
@@ -191,7 +190,7 @@ async def test_connections_of_a_network_to_any_listener_share_their_turns(loop: 
     assert first is second is not third
     assert [str(address) for _, address in shares] == ["127.0.0.1", "127.0.0.2", "127.0.1.1"]
     assert one.turns is not None
-    assert first is one.turns.share(IPv4Network("127.0.0.0/24"))
+    assert first is one.turns.share("127.0.0.0/24")
 
 
 @on_both_loops
