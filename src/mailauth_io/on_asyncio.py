@@ -12,7 +12,7 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar, Unpack, cast
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,8 @@ from . import adapters
 from ._daemon_threads import LOOKUPS
 from ._lookup import resolve
 from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
+from .adapters._timekeeper import Timekeeper
+from .adapters.stream import LARGE_WRITE
 from .adapters.turns import Turns
 from .limits import Limits
 
@@ -32,9 +34,8 @@ E = TypeVar("E")
 
 _EMPTY: Final = contextvars.Context()
 
-_LARGE: Final = 16_384
-"""Size in bytes of a Send after which other tasks run, even if the system accepted all of it at once.  Otherwise a peer
-that requests much data and reads fast could block the other tasks."""
+_TASK_NAME: Final = "mailauth_io session"
+"""The name of the task of each connection: the default is a number, which takes memory for each task."""
 
 ACCEPTS_PER_TURN: Final = 16
 """Connections that a listener accepts in one turn of the loop.  asyncio accepts as many as its *backlog* before
@@ -43,6 +44,28 @@ anything else runs, by default 100.  Each needs a descriptor, also if it is then
 _BACKLOG: Final = 0xFFFF
 """Connections that the system keeps until they are accepted, if it has no lower limit.  trio uses the same number.  The
 clients of others try again after a second or more."""
+
+
+class _Timekeeper(Timekeeper):
+    """The deadlines of all streams of a listener, or of one client."""
+
+    __slots__ = ("_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, streams: Iterable[Stream]) -> None:
+        super().__init__(cast("Iterable[_Stream]", streams))
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when < math.inf:
+            self._timer = self._loop.call_at(when, self._on_timer, context=_EMPTY)  # saves a copy of the context
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.set_timer(self.check(self._loop.time()))
 
 
 _turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
@@ -60,14 +83,20 @@ class _Stream(asyncio.Protocol, Stream):
     """A transport that one task reads.  If data arrives while the task does not read, the transport is paused."""
 
     __slots__ = (
-        *("_due", "_loop", "_on_connected", "_paused", "_reader", "_timer"),
-        *("_timer_due", "_transport", "_unwritten", "_writer", "now"),
+        *("_loop", "_on_connected", "_paused", "_reader", "_timekeeper"),
+        *("_transport", "_unwritten", "_writer", "due", "now", "task"),
     )
 
     _transport: asyncio.Transport
+    task: asyncio.Task[None]
+    """The task of a listener that handles the connection."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, made: Callable[[_Stream], None] | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        made: Callable[[_Stream], None] | None = None,
+        timekeeper: _Timekeeper | None = None,
     ) -> None:
         # asyncio's own time() only calls time.monotonic(), so skip that call.
         self.now = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
@@ -78,9 +107,8 @@ class _Stream(asyncio.Protocol, Stream):
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._unwritten = 0  # unwritten bytes of the pending write at the last check
-        self._due = math.inf  # the deadline of the pending read or write
-        self._timer: asyncio.TimerHandle | None = None  # one for all waits: it checks _due when it fires
-        self._timer_due = math.inf  # when the timer fires
+        self.due = math.inf  # the deadline of the pending read or write
+        self._timekeeper = _Timekeeper(loop, (self,)) if timekeeper is None else timekeeper
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -111,8 +139,8 @@ class _Stream(asyncio.Protocol, Stream):
                     self.unread += duplicate.recv(READ_SIZE)
         self._end()
         self.resume_writing()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._on_connected is None:
+            self._timekeeper.set_timer(math.inf)
 
     def pause_writing(self) -> None:
         self._writer = self._loop.create_future()
@@ -133,35 +161,25 @@ class _Stream(asyncio.Protocol, Stream):
             self.woken = False
             reader.set_result(None)
             return reader
-        self._due = due
-        if due < self._timer_due:
-            self._set_timer(due)
+        self.due = due
+        self._timekeeper.wake_by(due)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return reader
 
-    def _set_timer(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._check_deadline, context=_EMPTY)  # saves a copy of the context
-        self._timer_due = due
-
-    def _check_deadline(self) -> None:
-        """End the pending read or write with TimeoutError if its deadline has passed."""
-        self._timer = None
-        self._timer_due = math.inf
+    def expire(self) -> None:
         waiting = next((each for each in (self._writer, self._reader) if each is not None and not each.done()), None)
         if waiting is None:
-            return  # the next wait sets the timer
+            self.due = math.inf  # the wait has ended
+            return
         if waiting is self._writer:
             unwritten = self._transport.get_write_buffer_size()
-            self._due = self.extend_deadline(self._due, self._unwritten - unwritten)
+            self.due = self.extend_deadline(self.due, self._unwritten - unwritten)
             self._unwritten = unwritten
-        if self.now() >= self._due:
+        if self.now() >= self.due:
+            self.due = math.inf
             waiting.set_exception(TimeoutError())
-        else:
-            self._set_timer(self._due)
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         transport = self._transport
@@ -170,13 +188,12 @@ class _Stream(asyncio.Protocol, Stream):
             return self._written(self._writer)
         if transport.is_closing():
             raise BrokenPipeError("the connection is lost")
-        return self.checkpoint() if len(data) >= _LARGE else None
+        return self.checkpoint() if len(data) >= LARGE_WRITE else None
 
     async def _written(self, writer: asyncio.Future[None]) -> None:
         self._unwritten = self._transport.get_write_buffer_size()
-        self._due = due = self.now() + self.limits.write_timeout
-        if due < self._timer_due:
-            self._set_timer(due)
+        self.due = due = self.now() + self.limits.write_timeout
+        self._timekeeper.wake_by(due)
         await writer
         if self._transport.is_closing():
             raise BrokenPipeError("the connection is lost")
@@ -220,7 +237,6 @@ class Listener(adapters.Listener):
 
     def __init__(self, context: ssl.SSLContext | None, **options: Unpack[adapters.ListenerOptions]) -> None:
         super().__init__(context, **options)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._deadline = math.inf
 
     @contextlib.asynccontextmanager
@@ -229,17 +245,19 @@ class Listener(adapters.Listener):
     ) -> AsyncGenerator[None]:
         loop = asyncio.get_running_loop()
         self.turns = _turns_of(loop)
+        timekeeper = _Timekeeper(loop, self._connections)
 
         def made(stream: _Stream) -> None:
             if self.closing:
                 stream.abort()
             else:
-                self._tasks.add(loop.create_task(self.handle(stream, session, build)))
+                self._connections[stream] = None
+                stream.task = loop.create_task(self.handle(stream, session, build), name=_TASK_NAME)
 
         # If create_server() itself started to listen, a cancellation during its last step would leave the sockets open.
         self._server = await loop.create_server(
-            lambda: _Stream(loop, self.limits, made), host, port, reuse_port=reuse_port, start_serving=False,
-            backlog=ACCEPTS_PER_TURN,
+            lambda: _Stream(loop, self.limits, made, timekeeper), host, port, reuse_port=reuse_port,
+            start_serving=False, backlog=ACCEPTS_PER_TURN,
         )  # fmt: skip
         try:
             self.address, self.port = self._server.sockets[0].getsockname()[:2]
@@ -249,12 +267,10 @@ class Listener(adapters.Listener):
                     duplicate.listen(_BACKLOG)
             yield
         finally:
-            await self.aclose()
-
-    def connection_ended(self, stream: Stream) -> None:
-        super().connection_ended(stream)
-        # A done callback of the task could do this, but would use as much memory as the stream.
-        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            try:
+                await self.aclose()
+            finally:
+                timekeeper.set_timer(math.inf)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         task = asyncio.current_task()
@@ -274,16 +290,20 @@ class Listener(adapters.Listener):
         self.shut_down()
         try:
             await asyncio.sleep(0)  # until the server is closed
-            if self._tasks:
+            if tasks := self._tasks():
                 left = self._deadline - asyncio.get_running_loop().time()
-                await asyncio.wait(self._tasks, timeout=max(left, 0.0))
+                await asyncio.wait(tasks, timeout=max(left, 0.0))
         finally:
             await self._cancel_sessions()
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        """Return the tasks of all connections.  They are not kept in a set of their own, to save memory."""
+        return {cast(_Stream, stream).task for stream in self._connections}
 
     async def _cancel_sessions(self) -> None:
         """Cancel the sessions that have not ended, and wait for them, as on trio, even if the caller is cancelled."""
         cancelled: asyncio.CancelledError | None = None
-        left = set(self._tasks)
+        left = self._tasks()
         for task in left:
             task.cancel()
         while left:

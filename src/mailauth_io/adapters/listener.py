@@ -163,19 +163,13 @@ class Listener(ABC):
             if self.closing:
                 return
             self._connections[stream] = None
-            self._share_turns(stream, peer)
             if self._proxy_from and is_within(peer.address, self._proxy_from):
-                try:
-                    peer = await proxied_peer(stream, peer, self.limits.proxy_header_timeout)
-                except OSError as error:
-                    reason = str(error) or type(error).__name__
-                    fields = {"peer": peer.address, "port": peer.port, "reason": reason}
-                    stream.share.log(logging.INFO, "proxy dropped", fields)
+                client = await self._client_of(stream, peer)
+                if client is None:
                     return
+                peer = client
             if not self._limiter.acquire(peer.address):
-                if not self._implicit_tls:
-                    with contextlib.suppress(OSError):  # the peer may have disconnected
-                        await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
+                await self._refuse(stream, build)
                 return
             counted = peer
             self._share_turns(stream, peer)
@@ -189,32 +183,58 @@ class Listener(ABC):
                 except OSError as error:
                     log_tls_failure(stream, peer, error)
                     return
-            machine = build(secrets.token_bytes(32), layer.tls if layer is not None else None)
-            connection = AsyncServerConnection(machine, stream, peer, self._tls_options, layer)
+            connection = AsyncServerConnection(
+                build(secrets.token_bytes(32), None if layer is None else layer.tls),
+                *(stream, peer, self._tls_options, layer),
+            )
             self._connections[stream] = connection
             connection.take_early_data()
             await session(connection)
             await connection.aclose()
         except BaseException as error:
-            failure, rest = _failure_in(error)
-            if failure is not None:
-                _log_failure(peer, failure)
-                report_error(self._on_error, failure, peer)
-            if rest is not None and self.is_stray_cancellation(rest):
-                _log_failure(peer, rest)
-                stray = RuntimeError("a task that the session awaited was cancelled")
-                stray.__cause__ = rest
-                report_error(self._on_error, stray, peer)
-                return
-            if rest is error:
+            left = self._report(error, peer)
+            if left is error:
                 raise
-            if rest is not None:
-                raise rest from None
+            if left is not None:
+                raise left from None
         finally:
             self.connection_ended(stream)
             if counted is not None:
                 self._limiter.release(counted.address)
             stream.abort()
+
+    # What follows is not part of handle(), whose variables take memory as long as the connection is open.
+
+    async def _client_of(self, stream: Stream, proxy: Peer) -> Peer | None:
+        """Return the client that *proxy* names in its PROXY header; None, after logging it, if there is no header."""
+        self._share_turns(stream, proxy)
+        try:
+            return await proxied_peer(stream, proxy, self.limits.proxy_header_timeout)
+        except OSError as error:
+            reason = str(error) or type(error).__name__
+            fields = {"peer": proxy.address, "port": proxy.port, "reason": reason}
+            stream.share.log(logging.INFO, "proxy dropped", fields)
+            return None
+
+    async def _refuse(self, stream: Stream, build: MachineFactory[E]) -> None:
+        """Write the reply to a connection over the limit, if no TLS handshake comes first."""
+        if not self._implicit_tls:
+            with contextlib.suppress(OSError):  # the peer may have disconnected
+                await stream.write_all(_refusal(build(secrets.token_bytes(32), None)))
+
+    def _report(self, error: BaseException, peer: Peer) -> BaseException | None:
+        """Log *error*, raised by the session with *peer*, or pass it on.  Returns the part that must be raised."""
+        failure, rest = _failure_in(error)
+        if failure is not None:
+            _log_failure(peer, failure)
+            report_error(self._on_error, failure, peer)
+        if rest is not None and self.is_stray_cancellation(rest):
+            _log_failure(peer, rest)
+            stray = RuntimeError("a task that the session awaited was cancelled")
+            stray.__cause__ = rest
+            report_error(self._on_error, stray, peer)
+            return None
+        return rest
 
     def _share_turns(self, stream: Stream, peer: Peer) -> None:
         """Let *stream* share the turns of the event loop with the network of *peer*."""

@@ -9,7 +9,7 @@ import select
 import selectors
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import attrs
 
@@ -17,10 +17,14 @@ from .._checks import check_port, check_text, field
 from ..limits import Limits
 from .turns import Share
 
-__all__ = ["READ_SIZE", "Peer", "Stream", "to_peer"]
+__all__ = ["LARGE_WRITE", "READ_SIZE", "Peer", "Stream", "to_peer"]
 
 READ_SIZE: Final = 65_536
 """Maximum bytes of one read.  A connection buffers at most this much, besides the buffers of its machine."""
+
+LARGE_WRITE: Final = 16_384
+"""Size in bytes of a write after which other tasks run, even if the system accepted all of it at once.  Otherwise a
+peer that requests much data and reads fast could block the other tasks."""
 
 _CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)  # Linux; poll() also reports POLLERR and POLLHUP
 _Selector: Final = getattr(selectors, "PollSelector", selectors.SelectSelector)  # Windows has no poll()
@@ -188,5 +192,7 @@ def to_peer(name: Sequence[object] | None) -> Peer:
     """
     if not name:
         raise OSError("the peer has already disconnected")
-    zone = f"%{name[3]}" if len(name) == 4 and name[3] else ""
-    return Peer(f"{name[0]}{zone}", int(str(name[1])))
+    address, port = name[:2]
+    if len(name) == 4 and name[3]:
+        address = f"{address}%{name[3]}"
+    return Peer(cast(str, address), cast(int, port))  # which checks the types

@@ -62,9 +62,9 @@ async def test_connections_that_wait_are_accepted_in_several_turns(loop: loops.L
             if isinstance(listener, on_asyncio.Listener):
                 accepted: list[int] = []
                 while sum(accepted) < len(clients):
-                    before = len(listener._tasks)
+                    before = len(listener._connections)
                     await loop.sleep(0)
-                    accepted.append(len(listener._tasks) - before)
+                    accepted.append(len(listener._connections) - before)
                 assert max(accepted) == on_asyncio.ACCEPTS_PER_TURN
             assert await loop.in_thread(read_line, clients[-1]) == b"hello\r\n"
 

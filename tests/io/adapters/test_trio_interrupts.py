@@ -99,20 +99,25 @@ def test_aborted_read_returns_the_end_of_the_stream() -> None:
     run(test)
 
 
-def test_deadline_that_passes_between_two_sends_ends_the_write() -> None:
-    """After each send trio lets other tasks run.  The write does not wait for the socket then."""
+def test_deadline_that_passes_before_a_writable_socket_is_written_ends_the_write() -> None:
+    """The task is then about to run, and does not wait for the socket."""
 
     async def test(stream: _Stream, theirs: socket.socket) -> None:
-        sending = stream._socket.send
+        waiting = trio.lowlevel.wait_writable
+        waits = 0
 
-        async def send(data: bytes) -> int:
-            sent = await sending(data)
+        async def wait_writable(sock: socket.socket) -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 1:
+                theirs.recv(100_000)
+            await waiting(sock)
             await trio.sleep(stream.limits.write_timeout + 1.0)
-            return sent
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream._socket, "send", send)
+            patch.setattr(trio.lowlevel, "wait_writable", wait_writable)
             with trio.fail_after(FAR), pytest.raises(TimeoutError):
                 await stream.write_all(bytes(1_000_000))
+        assert waits == 2
 
     run(test)
