@@ -68,6 +68,30 @@ class _Timekeeper(Timekeeper):
         self.set_timer(self.check(self._loop.time()))
 
 
+class _Flag:
+    """Like asyncio.Event, for one task that waits once, at half of the cost."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def is_set(self) -> bool:
+        return self._future.done()
+
+    def wait(self) -> Awaitable[None]:
+        return self._future
+
+
+def _refresh_soon(turns: Turns) -> None:
+    """Call ``turns.refresh()`` in the next iteration of the loop."""
+    asyncio.get_running_loop().call_soon(turns.refresh, turns.begun, context=_EMPTY)
+
+
 _turns: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
 
 
@@ -75,7 +99,7 @@ def _turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
     """Return the turns of *loop*, which its listeners share."""
     turns = _turns.get(loop)
     if turns is None:
-        turns = _turns[loop] = Turns(asyncio.Event)
+        turns = _turns[loop] = Turns(_Flag, _refresh_soon)
     return turns
 
 

@@ -64,6 +64,16 @@ def _current_timekeeper() -> _Timekeeper:
         return timekeeper
 
 
+class _Iterations(trio.abc.Instrument):
+    """Tells the turns of each iteration of the loop."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._turns.fresh = True
+
+
 _turns: Final[trio.lowlevel.RunVar[Turns]] = trio.lowlevel.RunVar("mailauth_io.turns")
 
 
@@ -74,6 +84,7 @@ def _current_turns() -> Turns:
     except LookupError:
         turns = Turns(trio.Event)
         _turns.set(turns)
+        trio.lowlevel.add_instrument(_Iterations(turns))
         return turns
 
 

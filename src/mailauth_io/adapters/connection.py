@@ -125,7 +125,7 @@ class AsyncConnection(Generic[E]):
         machine = self._machine
         stream = self._stream
         share = stream.share
-        if share.left <= 0:
+        if share.left <= 0 and not share.renew():
             await share.wait(stream.limit_key, stream.checkpoint)  # before next_event(): a cancellation loses no event
         share.left -= 1
         due = 0.0  # the deadline of the current wait; 0 if there is none
@@ -134,7 +134,7 @@ class AsyncConnection(Generic[E]):
                 return self._events.popleft()
             event = machine.next_event()
             if isinstance(event, NeedData):
-                if share.left <= 0:
+                if share.left <= 0 and not share.renew():
                     await share.wait(stream.limit_key, stream.checkpoint)
                 share.left -= 1
                 now = stream.now()

@@ -118,7 +118,7 @@ class Stream(ABC):
     async def take_turn(self, events: int) -> None:
         """Wait for a turn if ``share`` has no events left; then count *events* of it."""
         share = self.share
-        if share.left <= 0:
+        if share.left <= 0 and not share.renew():
             await share.wait(self.limit_key, self.checkpoint)
         share.left -= events
 

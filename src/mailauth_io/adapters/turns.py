@@ -74,6 +74,9 @@ class _Waiter:
     """The number of the turn that this task begins; 0 if it was woken to use events that are left in a turn."""
 
 
+_NONE: Final[OrderedDict[object, deque[_Waiter]]] = OrderedDict()  # of a share without turns; it stays empty
+
+
 class Share:
     """The events that the connections of one network may cause until its next turn: *left* is their number.
 
@@ -92,7 +95,19 @@ class Share:
     def __init__(self, turns: Turns | None = None) -> None:
         self.left = EVENTS_PER_TURN
         self._turns = turns
-        self._waiting: OrderedDict[object, deque[_Waiter]] = OrderedDict()  # by address, without empty ones
+        self._waiting: OrderedDict[object, deque[_Waiter]] = _NONE if turns is None else OrderedDict()
+        """By address, without empty ones."""
+
+    def renew(self) -> bool:
+        """Begin a turn at once, if no network waits and none has begun a turn in this iteration of the event loop.
+
+        Returns False if it could not begin.
+        """
+        turns = self._turns
+        if turns is None or not turns.fresh or not turns.idle:
+            return False
+        turns.begin(self)
+        return True
 
     async def wait(self, key: object, checkpoint: Callable[[], Awaitable[None]]) -> None:
         """Wait until *left* is above zero.  Other tasks run at least once meanwhile.
@@ -106,17 +121,20 @@ class Share:
             self.left = EVENTS_PER_TURN
             return
         waiter = _Waiter(turns.flag())
-        self._waiting.setdefault(key, deque()).append(waiter)
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = deque()
+        waiting.append(waiter)
         turns.add(self)
         try:
             while True:
                 turns.ended(waiter.turn)
                 await (checkpoint() if waiter.woken.is_set() else waiter.woken.wait())
-                waiter.woken = turns.flag()
                 if turns.is_current(waiter.turn):
-                    self.left = EVENTS_PER_TURN
+                    turns.begin(self)
                 if self.left > 0:
                     return
+                waiter.woken = turns.flag()
         finally:
             self._remove(waiter, key)
             if not self._waiting:
@@ -132,8 +150,9 @@ class Share:
 
     def _remove(self, waiter: _Waiter, key: object) -> None:
         """Remove *waiter*, and move its address to the end."""
-        self._waiting[key].remove(waiter)
-        if self._waiting[key]:
+        waiting = self._waiting[key]
+        waiting.remove(waiter)
+        if waiting:
             self._waiting.move_to_end(key)
         else:
             del self._waiting[key]
@@ -158,7 +177,8 @@ class Turns:
     """The turns of the networks on one event loop.
 
     A network gets a turn when one of its connections is woken for it.  When this connection runs, in a later iteration
-    of the event loop, the turn begins: the events of the network are renewed, and the next network gets a turn.
+    of the event loop, the turn begins: the events of the network are renewed, and the next network gets a turn.  If no
+    network waits, ``Share.renew()`` begins a turn without this wait, which takes as long as several events.
 
     For example:
 
@@ -167,13 +187,22 @@ class Turns:
         await stream.take_turn(turns.CONNECTION)
     """
 
-    def __init__(self, flag: Callable[[], Flag]) -> None:
-        """*flag* makes an object that a task can wait for, such as ``asyncio.Event``."""
+    def __init__(self, flag: Callable[[], Flag], on_begin: Callable[[Turns], None] | None = None) -> None:
+        """*flag* makes an object that a task can wait for, such as ``asyncio.Event``.
+
+        *on_begin* is called when a turn begins; it can arrange that ``refresh()`` is called in the next iteration of
+        the loop.
+        """
         self.flag = flag
+        self._on_begin = on_begin
         self._shares: WeakValueDictionary[object, Share] = WeakValueDictionary()
         self._waiting: OrderedDict[Share, None] = OrderedDict()
         self.log_limit = LogLimit(LINES_PER_NETWORK, LINES)
         """Limits the log lines about connections without a session."""
+        self.begun = 0
+        """The number of turns that have begun."""
+        self.fresh = False
+        """Whether no turn has begun in this iteration of the loop.  False also on a loop that does not tell."""
         self._given = 0
         """The number of the last turn that was given."""
         self._current = 0
@@ -185,6 +214,24 @@ class Turns:
         if share is None:
             share = self._shares[network] = Share(self)
         return share
+
+    @property
+    def idle(self) -> bool:
+        """Whether no network waits for a turn, and none was given one that it has not begun."""
+        return not self._waiting and not self._current
+
+    def begin(self, share: Share) -> None:
+        """Renew the events of *share*."""
+        share.left = EVENTS_PER_TURN
+        self.begun += 1
+        self.fresh = False
+        if self._on_begin is not None:
+            self._on_begin(self)
+
+    def refresh(self, begun: int) -> None:
+        """Note that an iteration of the loop has begun after the turn with the number *begun*."""
+        if begun == self.begun:
+            self.fresh = True
 
     def add(self, share: Share) -> None:
         """Let *share* wait for a turn, after those that already wait."""

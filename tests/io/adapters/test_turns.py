@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import ssl
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import anyio
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mailauth import ACCEPT, Question, smtp
+from mailauth_io import on_asyncio, on_trio
 from mailauth_io.adapters import AsyncServerConnection, Peer
 from mailauth_io.adapters.tls._record_counter import RecordCounter
 from mailauth_io.adapters.tls.layer import TlsLayer, TlsOptions, start_tls
@@ -34,6 +37,11 @@ async def checkpoint() -> None:
     await loops.current().sleep(0)
 
 
+def turns_of(loop: loops.Loop) -> Turns:
+    """Return the turns of the running loop, as its listeners use them."""
+    return on_trio._current_turns() if loop.name == "trio" else on_asyncio._turns_of(asyncio.get_running_loop())
+
+
 class Work:
     """Connections that cause events, and the order of the events."""
 
@@ -51,6 +59,20 @@ class Work:
 
     def connection(self, name: str, network: str, address: str, events: int) -> Callable[[], Awaitable[None]]:
         return lambda: self.cause(name, network, address, events)
+
+    async def cause_in_lock_step(self, name: str, network: str, address: str, events: int) -> None:
+        """Cause three events after each wait, as a client does that waits for each reply."""
+        share = self.turns.share(network)
+        for number in range(events):
+            if not number % 3:
+                await checkpoint()
+            if share.left <= 0 and not share.renew():
+                await share.wait(address, checkpoint)
+            share.left -= 1
+            self.order.append(name)
+
+    def lock_step(self, name: str, network: str, address: str, events: int) -> Callable[[], Awaitable[None]]:
+        return lambda: self.cause_in_lock_step(name, network, address, events)
 
 
 def longest_run(order: Sequence[str], name: str) -> int:
@@ -90,6 +112,91 @@ async def test_networks_get_turns_whatever_their_number_of_connections(loop: loo
     await together(*busy)
     counted = Counter(work.order[:60_000])
     assert 2 * min(counted.values()) > max(counted.values())
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name)
+@pytest.mark.parametrize("networks", [1, 3, 30])
+@pytest.mark.parametrize("connections", [1, 10, 40])
+def test_at_most_one_turn_begins_in_an_iteration(loop: loops.Loop, networks: int, connections: int) -> None:
+    """Clients in lock step begin turns without waiting for them, but no more of them."""
+    begun: list[int] = []
+
+    async def main() -> None:
+        work = Work()
+        work.turns = turns_of(loop)
+
+        async def watch() -> None:
+            while len(work.order) < len(clients) * 90:
+                begun.append(work.turns.begun)
+                await checkpoint()
+
+        clients = [
+            work.lock_step("client", f"network {number % networks}", f"address {number}", 90)
+            for number in range(networks * connections)
+        ]
+        await together(watch, *clients)
+
+    loop.run(main)
+    most = max(after - before for before, after in pairwise(begun))
+    assert most <= (1 if loop.name == "asyncio" else 2)  # on trio, either task may run first in an iteration
+
+
+@on_both_loops
+async def test_clients_in_lock_step_do_not_wait_for_turns(loop: loops.Loop) -> None:
+    """Unless they cause more events than those of a turn in one iteration of the loop."""
+    waits = 0
+
+    class Watched(Share):
+        async def wait(self, key: object, checkpoint: Callable[[], Awaitable[None]]) -> None:
+            nonlocal waits
+            waits += 1
+            await super().wait(key, checkpoint)
+
+    work = Work()
+    work.turns = turns_of(loop)
+    share = work.turns._shares["network"] = Watched(work.turns)
+    await together(*[work.lock_step("client", "network", "address", 3_000) for _ in range(EVENTS_PER_TURN // 4)])
+    assert share.left >= 0
+    assert work.turns.begun >= 3_000 // 4 - 1
+    assert waits <= 1 + EVENTS_PER_TURN // 4  # for the first turn
+
+
+@on_both_loops
+async def test_turn_does_not_begin_at_once_if_another_network_waits(loop: loops.Loop) -> None:
+    turns = turns_of(loop)
+    turns.fresh = True
+    share, other = turns.share("network"), turns.share("other network")
+    other.left = 0
+
+    async def look() -> None:
+        assert not share.renew()
+        await checkpoint()
+
+    await other.wait("address", look)
+    await checkpoint()
+    await checkpoint()
+    share.left = 0
+    assert share.renew()
+    assert share.left == EVENTS_PER_TURN
+    assert not share.renew()
+    await checkpoint()
+    await checkpoint()
+    assert share.renew()
+
+
+def test_turn_that_begins_in_the_next_iteration_before_the_loop_tells() -> None:
+    turns = Turns(anyio.Event)
+    for network in ("one", "two"):
+        turns.begin(turns.share(network))
+    turns.refresh(1)
+    assert not turns.fresh
+    turns.refresh(2)
+    assert turns.fresh
+
+
+def test_loop_that_does_not_tell_its_iterations() -> None:
+    assert not Share().renew()
+    assert not Turns(anyio.Event).share("network").renew()
 
 
 @on_both_loops
