@@ -154,11 +154,10 @@ class AsyncConnection(Generic[E]):
                 try:
                     if now >= due:
                         raise TimeoutError
-                    if self._layer is None:
+                    layer = self._layer
+                    if layer is None or not layer.ended:
                         await stream.wait_readable(due)
-                        data = stream.take()
-                    else:
-                        data = await self._read(due)
+                    data = stream.take() if layer is None else self._take_decrypted(layer)
                 except TimeoutError:
                     machine.shut_down(CloseReason.TIMED_OUT)
                     continue
@@ -279,13 +278,19 @@ class AsyncConnection(Generic[E]):
                 self._events.append(event)
 
     async def _read(self, due: float) -> bytes | None:
-        """Read and decrypt.  Returns as ``Stream.read()``; None also while a TLS record is incomplete."""
+        """Read, and decrypt if TLS is active.  Returns as ``Stream.read()`` or ``_take_decrypted()``."""
         layer = self._layer
         if layer is None:
             return await self._stream.read(due)
+        if not layer.ended:
+            await self._stream.wait_readable(due)
+        return self._take_decrypted(layer)
+
+    def _take_decrypted(self, layer: TlsLayer) -> bytes | None:
+        """Decrypt what has been read.  Returns as ``Stream.take()``; None also while a TLS record is incomplete."""
         if layer.ended:
             return b""
-        data = await self._stream.read(due)
+        data = self._stream.take()
         if data is None:
             return None
         records = layer.records

@@ -136,10 +136,14 @@ class TlsLayer:
     def decrypt(self) -> bytes | None:
         """Return all application data that can be decrypted so far; ``b""`` at the end, None if there is none yet."""
         parts: list[bytes] = []
+        incoming, session = self._incoming, self._object
         try:
-            while part := self._object.read(READ_SIZE):
+            while part := session.read(READ_SIZE):
                 parts.append(part)
-            self.ended = True
+                if not incoming.pending and not session.pending():
+                    break  # the next read() would fail, at twice the cost of this one
+            else:
+                self.ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError:  # no close_notify, or a forged record: only the data before it is valid
