@@ -88,7 +88,7 @@ def _current_turns() -> Turns:
         return turns
 
 
-class _Stream(Stream):
+class _Stream(Stream, trio.abc.AsyncResource):
     """A socket whose waits have deadlines and can be woken.
 
     The socket is read and written directly: trio's own sockets try to read before they wait, and let other tasks run
@@ -212,6 +212,23 @@ class _Stream(Stream):
             self._interrupt_wait()
             self._socket.close()
 
+    async def aclose(self) -> None:
+        self.abort()
+
+
+class _SocketListener(trio.abc.Listener[_Stream]):
+    """Returns streams of this module, so that trio keeps no other object for each connection."""
+
+    def __init__(self, listener: trio.SocketListener, limits: Limits) -> None:
+        self._listener = listener
+        self._limits = limits
+
+    async def accept(self) -> _Stream:
+        return _Stream(await self._listener.accept(), self._limits)
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
 
 def _without_groups(error: BaseException) -> BaseException:
     """Return the only exception in *error*, a group; or else *error*."""
@@ -277,14 +294,15 @@ class Listener(adapters.Listener):
     async def _accept(
         self, sockets: list[trio.SocketListener], session: Session[E], build: adapters.MachineFactory[E]
     ) -> None:
-        def one(stream: trio.SocketStream) -> Awaitable[None]:
-            return self.handle(_Stream(stream, self.limits), session, build)
+        def one(stream: _Stream) -> Awaitable[None]:
+            return self.handle(stream, session, build)
 
+        listeners = [_SocketListener(each, self.limits) for each in sockets]
         try:
             with self._sessions:
                 async with _open_nursery() as nursery:
                     with self._accepting:
-                        await trio.serve_listeners(one, sockets, handler_nursery=nursery)
+                        await trio.serve_listeners(one, listeners, handler_nursery=nursery)
         finally:
             self._ended.set()
 
