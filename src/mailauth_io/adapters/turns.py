@@ -3,7 +3,8 @@
 A client can have hundreds of connections, and send 64 KiB of commands on each.  If the event loop processed all of them
 first, the next client would wait for seconds.  So the connections of one network (IPv4: /24, IPv6: /48), which usually
 has one owner, share a number of events.  When these are used up, they wait for the next turn of their network, which
-renews the number.  Networks that wait get turns in rotation, at most one in each iteration of the event loop.
+renews the number.  Networks that wait get turns in rotation.  If none waits, the next turn begins at once.  At most one
+turn begins in each iteration of the event loop.
 """
 
 from __future__ import annotations
