@@ -19,9 +19,17 @@ from weakref import WeakKeyDictionary
 from . import adapters
 from ._daemon_threads import LOOKUPS
 from ._lookup import resolve
-from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
+from .adapters import (
+    LARGE_WRITE,
+    READ_SIZE,
+    AsyncClientConnection,
+    AsyncServerConnection,
+    Peer,
+    Session,
+    Stream,
+    to_peer,
+)
 from .adapters._timekeeper import Timekeeper
-from .adapters.stream import LARGE_WRITE
 from .adapters.turns import Turns
 from .limits import Limits
 

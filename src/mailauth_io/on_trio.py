@@ -15,9 +15,17 @@ from typing import Final, TypeVar, Unpack, cast
 import trio
 
 from . import adapters
-from .adapters import READ_SIZE, AsyncClientConnection, AsyncServerConnection, Peer, Session, Stream, to_peer
+from .adapters import (
+    LARGE_WRITE,
+    READ_SIZE,
+    AsyncClientConnection,
+    AsyncServerConnection,
+    Peer,
+    Session,
+    Stream,
+    to_peer,
+)
 from .adapters._timekeeper import Timekeeper
-from .adapters.stream import LARGE_WRITE
 from .adapters.turns import Turns
 from .limits import Limits
 

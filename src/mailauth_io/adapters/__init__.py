@@ -23,9 +23,10 @@ from .functions import (
     make_serve_smtp,
 )
 from .listener import Listener, ListenerOptions, MachineFactory, OnError, Session
-from .stream import READ_SIZE, Peer, Stream, to_peer
+from .stream import LARGE_WRITE, READ_SIZE, Peer, Stream, to_peer
 
 __all__ = [
+    "LARGE_WRITE",
     "READ_SIZE",
     "AsyncClientConnection",
     "AsyncConnection",
