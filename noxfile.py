@@ -74,7 +74,7 @@ def oldest_releases() -> list[str]:
     project = settings["project"]
     lines = [*project["dependencies"], *settings["dependency-groups"]["test"]]
     lines += [line for extra in project["optional-dependencies"].values() for line in extra]
-    bounds = (re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\w.]+)", line) for line in lines)
+    bounds = (re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\w.]+)(?:;.*)?", line) for line in lines)
     return sorted({f"{bound[1]}=={bound[2]}" for bound in bounds if bound})
 
 

@@ -17,6 +17,8 @@ import attrs
 import mailauth_io
 
 LOOPS = ("asyncio", "trio")
+ALL_LOOPS = (*LOOPS, "uvloop")
+"""For tests of what depends on the loop: signals, listening sockets, TLS."""
 _SOURCE = Path(mailauth_io.__file__).parent.parent
 
 

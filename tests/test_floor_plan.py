@@ -349,7 +349,7 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
     """Return the modules that pyproject.toml installs: with all extras, and with the development dependencies too."""
     settings = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = settings["project"]["optional-dependencies"]
-    apart = ("server", "trio", "trial", "hashes", "redis")
+    apart = ("server", "trio", "trial", "hashes", "redis", "uvloop")
     installed = [*settings["project"]["dependencies"], *(each for extra in apart for each in extras[extra])]
     groups = [line for group in settings["dependency-groups"].values() for line in group if isinstance(line, str)]
     names = [
@@ -360,9 +360,9 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; anyio, trio, trustme, libpass, redis come with extras; tests need the dependency groups."""
+    """The core needs attrs; anyio, trio, trustme, libpass, redis, uvloop come with extras; tests need the groups."""
     installed, developing = declared()
-    assert installed == {"attrs", "anyio", "trio", "trustme", "passlib", "redis"}
+    assert installed == {"attrs", "anyio", "trio", "trustme", "passlib", "redis", "uvloop"}
     assert undeclared([*CORE, *IO], installed) == []
     assert undeclared(read_tools(), developing) == []
 

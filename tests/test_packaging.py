@@ -84,7 +84,7 @@ def test_extra_all_has_the_requirements_of_the_other_extras(distributions: Distr
         if extra:
             requirements[extra.strip("'")].add(requirement)
     everything = requirements.pop("all")
-    assert set(requirements) == {"server", "trio", "trial", "hashes", "redis"}
+    assert set(requirements) == {"server", "trio", "trial", "hashes", "redis", "uvloop"}
     assert everything == set().union(*requirements.values())
 
 

@@ -1,4 +1,4 @@
-"""The adapter for the running event loop, for code that works on asyncio and trio."""
+"""The adapter for the running event loop, for code that works on asyncio and trio, and the loops of the command."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import importlib.util
 import sys
-from collections.abc import AsyncGenerator, Callable
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from ._daemon_threads import FILES
 from .adapters.functions import Connect, Serve, ServePop3, ServeSmtp
 
 E = TypeVar("E")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Adapter(Protocol):
@@ -88,9 +89,17 @@ def is_task_cancelled() -> bool:
 
 
 def check_event_loop(name: str) -> None:
-    """Check that the event loop *name*, ``asyncio`` or ``trio``, is installed.
+    """Check that the event loop *name*, ``asyncio``, ``trio`` or ``uvloop``, is installed.
 
     Raises ImportError, which names the package to install.
     """
     if importlib.util.find_spec(name) is None:
         raise ImportError(f"the {name} loop needs the package {name}: pip install 'mailauth[{name}]'")
+
+
+def run(name: str, function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+    """Start the event loop *name*, run *function* in it, and return its result.  uvloop is another loop for asyncio."""
+    import anyio  # `mailauth send` works without it
+
+    options: dict[str, Any] = {"use_uvloop": True} if name == "uvloop" else {}
+    return anyio.run(function, *arguments, backend="trio" if name == "trio" else "asyncio", backend_options=options)

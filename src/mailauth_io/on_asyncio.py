@@ -197,7 +197,8 @@ class _Stream(asyncio.Protocol, Stream):
         self._timekeeper.wake_by(due)
         if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._transport.is_closing():  # uvloop raises RuntimeError
+                self._transport.resume_reading()
         return reader
 
     def expire(self) -> None:
@@ -215,7 +216,12 @@ class _Stream(asyncio.Protocol, Stream):
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         transport = self._transport
-        transport.write(data)
+        try:
+            transport.write(data)
+        except RuntimeError as error:  # uvloop raises it if the connection is lost; asyncio ignores the call
+            if not transport.is_closing():
+                raise
+            raise BrokenPipeError("the connection is lost") from error
         if self._writer is not None:
             return self._written(self._writer)
         if transport.is_closing():

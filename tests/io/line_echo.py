@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias, Unpack
 
@@ -144,9 +144,17 @@ class EchoClient(ClientMachine[ClientEvent]):
 
 
 def on_both_loops(test: Callable[[loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
-    """Run an async test once on each loop; its argument is the running Loop."""
+    """Run an async test on asyncio, on trio, and on asyncio with uvloop; its argument is the running Loop."""
+    return _on(("asyncio", "trio", "uvloop"), test)
 
-    @pytest.mark.parametrize("name", ["asyncio", "trio"])
+
+def not_on_uvloop(test: Callable[[loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
+    """As ``on_both_loops``, for a test that depends on when asyncio's own loop accepts and reads."""
+    return _on(("asyncio", "trio"), test)
+
+
+def _on(names: Sequence[str], test: Callable[[loops.Loop], Awaitable[None]]) -> Callable[[str], None]:
+    @pytest.mark.parametrize("name", names)
     def run(name: str) -> None:
         async def main() -> None:
             await test(loops.current())

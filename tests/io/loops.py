@@ -9,7 +9,7 @@ import anyio
 import attrs
 from anyio import to_thread
 
-from mailauth_io._event_loop import Adapter, current_adapter, runs_on_trio
+from mailauth_io._event_loop import Adapter, current_adapter, run, runs_on_trio
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -17,7 +17,7 @@ Ts = TypeVarTuple("Ts")
 
 @attrs.frozen
 class Loop:
-    """The event loop *name*, ``asyncio`` or ``trio``."""
+    """The event loop *name*, ``asyncio`` or ``trio``, or ``uvloop`` before it runs: then its name is ``asyncio``."""
 
     name: str
 
@@ -27,7 +27,7 @@ class Loop:
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Start the loop, run *function* in it, and return its result."""
-        return anyio.run(function, backend=self.name)
+        return run(self.name, function)
 
     async def in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await to_thread.run_sync(function, *args)

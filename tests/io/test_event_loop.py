@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from mailauth_io import on_asyncio, on_trio
-from mailauth_io._event_loop import check_event_loop, current_adapter, runs_on_trio
+from mailauth_io._event_loop import check_event_loop, current_adapter, run, runs_on_trio
 from tests.io import loops
 from tests.io.line_echo import on_both_loops
 
@@ -32,6 +32,14 @@ def test_missing_trio_raises_import_error_with_install_command(monkeypatch: pyte
     with pytest.raises(ImportError, match=r"pip install 'mailauth\[trio\]'"):
         check_event_loop("trio")
     check_event_loop("asyncio")
+
+
+def test_run_starts_the_loop_of_that_name() -> None:
+    async def module(suffix: str) -> str:
+        return ("trio" if runs_on_trio() else type(asyncio.get_running_loop()).__module__) + suffix
+
+    names = [run(name, module, "!") for name in ("asyncio", "trio", "uvloop")]
+    assert names == ["asyncio.unix_events!", "trio!", "uvloop!"]
 
 
 def test_trio_that_is_being_imported_by_another_thread_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

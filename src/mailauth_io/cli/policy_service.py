@@ -11,9 +11,8 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
-from .. import logs, server
+from .. import _event_loop, logs, server
 from .._descriptor_limit import raise_descriptor_limit
-from .._event_loop import check_event_loop
 from . import grants_option, references
 from .errors import ConfigError
 from .settings import Settings
@@ -32,7 +31,7 @@ def run(settings: Settings, port: int) -> None:
         logs.start(settings.log_format, settings.log_level)
         raise_descriptor_limit()
         try:
-            check_event_loop(settings.loop)
+            _event_loop.check_event_loop(settings.loop)
         except ImportError as error:
             raise ConfigError(str(error)) from error
         service = server.PolicyService(grants, never=settings.no_grants_from + settings.proxy_from)
@@ -52,7 +51,7 @@ def run(settings: Settings, port: int) -> None:
                             tasks.cancel_scope.cancel()
                             break
 
-        anyio.run(main, backend=settings.loop)
+        _event_loop.run(settings.loop, main)
 
 
 async def _listen(port: int) -> MultiListener[SocketStream]:

@@ -16,9 +16,8 @@ from typing import Final, NoReturn
 
 import anyio
 
-from .. import logs, server
+from .. import _event_loop, logs, server
 from .._descriptor_limit import raise_descriptor_limit
-from .._event_loop import check_event_loop
 from .._files import replace_file
 from ..logs import Event
 from . import accept_errors, config, grants_option, references
@@ -46,7 +45,7 @@ def serve(settings: Settings) -> None:
     raise_descriptor_limit()
     accept_errors.install_accept_error_filter()
     try:
-        check_event_loop(serving.loop)
+        _event_loop.check_event_loop(serving.loop)
     except ImportError as error:
         raise ConfigError(str(error)) from error
 
@@ -58,7 +57,7 @@ def serve(settings: Settings) -> None:
             if not noted:
                 await _serve(settings, serving, signals)
 
-    anyio.run(main, backend=serving.loop)
+    _event_loop.run(serving.loop, main)
     _handle(signal.SIG_IGN)  # another handler would be reset while the interpreter exits
 
 

@@ -27,7 +27,7 @@ from .. import logs
 from . import options, parsers
 from .errors import ConfigError
 
-LOOPS: Final = ("asyncio", "trio")
+LOOPS: Final = ("asyncio", "trio", "uvloop")
 MECHANISMS: Final = (
     *("PLAIN", "LOGIN", "USER", "CRAM-MD5", "APOP", "SCRAM-SHA-1", "SCRAM-SHA-256"),
     *("OAUTHBEARER", "XOAUTH2", "EXTERNAL"),
@@ -314,7 +314,7 @@ class Settings:
 
     loop: str = options.value(
         "process", "loop", "--loop", parsers.one_of(*LOOPS), default="asyncio", metavar="LOOP",
-        help="event loop of the server: asyncio or trio",
+        help="event loop of the server: asyncio, trio or uvloop",
     )  # fmt: skip
     ready_file: Path | None = options.path(
         "process", "ready_file", "--ready-file", metavar="FILE",

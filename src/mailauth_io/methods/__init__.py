@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-import anyio
-
-from .._event_loop import check_event_loop
+from .. import _event_loop
 from ..adapters.tls.certificates import temporary_certificate
 from .client_config import Clients
 from .compare import compare
@@ -30,7 +28,7 @@ def main(loops: Sequence[str], *, as_json: bool, bench: Bench | None = None) -> 
     Raises ImportError, with a text that says what to install, if a package is missing.
     """
     for name in loops:
-        check_event_loop(name)
+        _event_loop.check_event_loop(name)
     bench = bench or Bench(certificate=temporary_certificate(), another=temporary_certificate())
     outcomes = run_rows(bench, loops)
     print(to_json(outcomes) if as_json else table(outcomes))
@@ -61,4 +59,4 @@ def _outcome(bench: Bench, row: Row, loop: str) -> Outcome:
 
 
 def _measure(bench: Bench, row: Row, loop: str, clients: Clients) -> Columns:
-    return anyio.run(measure, row, clients, bench, backend=loop)
+    return _event_loop.run(loop, measure, row, clients, bench)

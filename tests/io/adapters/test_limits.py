@@ -26,7 +26,7 @@ from mailauth_io.cli import accept_errors
 from mailauth_io.limits import QUIET_SECONDS, ConnectionLimiter, Limits, LogLimit
 from tests.io import loops
 from tests.io.by_hand import read_line
-from tests.io.line_echo import dial, echo, on_both_loops, read_all, serving
+from tests.io.line_echo import dial, echo, not_on_uvloop, on_both_loops, read_all, serving
 from tests.io.server_support import Clock, accounts
 from tests.io.tls import client_context as tls_client, server_context
 
@@ -53,7 +53,7 @@ def test_limiter_limits_connections_in_total_and_per_address() -> None:
     assert len(limiter) == 8
 
 
-@on_both_loops
+@not_on_uvloop  # it accepts one connection in each turn
 async def test_connections_that_wait_are_accepted_in_several_turns(loop: loops.Loop) -> None:
     """Meanwhile the system keeps them: 120 at least."""
     async with serving(loop, echo) as listener:

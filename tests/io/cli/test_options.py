@@ -279,6 +279,15 @@ def test_missing_trio_error_names_the_extra_to_install(
     assert "mailauth[trio]" in config_error(capfd, "methods")
 
 
+@pytest.mark.parametrize("words", [("serve", *USER), ("methods",), ("policy-service", "--grants", "sqlite:grants")])
+def test_missing_uvloop_error_names_the_extra_to_install(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert "mailauth[uvloop]" in config_error(capfd, *words, "--loop", "uvloop")
+
+
 def test_warnings_report_data_in_memory_and_weak_logins(tmp_path: Path) -> None:
     everything = " ".join(read(*USER).warnings)
     assert "maildrops, outbox, grants" in everything

@@ -36,7 +36,7 @@ def fill(grants: Grants, *addresses: str) -> None:
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("loop", serving.LOOPS)
+@pytest.mark.parametrize("loop", serving.ALL_LOOPS)
 def test_only_an_address_with_a_grant_may_relay(loop: str, tmp_path: Path) -> None:
     path = tmp_path / "grants.db"
     fill(SqliteGrants(path, lifetime=3600), "192.0.2.7")
@@ -83,7 +83,7 @@ def test_store_of_a_module_is_entered_and_used(tmp_path: Path) -> None:
         assert [ask_about(connection, address) for address in ("192.0.2.7", "192.0.2.8")] == ["OK", "DUNNO"]
 
 
-@pytest.mark.parametrize("loop", serving.LOOPS)
+@pytest.mark.parametrize("loop", serving.ALL_LOOPS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_service_and_leaves_the_context_of_its_store(
     number: signal.Signals, loop: str, tmp_path: Path
@@ -134,7 +134,7 @@ async def test_store_that_does_not_answer_defers(loop: loops.Loop) -> None:
         assert await PolicyService(grants).decide("192.0.2.7") == DEFER
 
 
-@pytest.mark.parametrize("loop", serving.LOOPS)
+@pytest.mark.parametrize("loop", serving.ALL_LOOPS)
 def test_wrong_request_ends_only_its_connection(loop: str, tmp_path: Path) -> None:
     store = ("--grants", f"sqlite:{tmp_path / 'g'}")
     with started(tmp_path, *store, "--loop", loop) as (_, port), connected(port) as other:

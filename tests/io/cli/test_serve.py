@@ -22,7 +22,7 @@ import pytest
 from mailauth_io import methods
 from mailauth_io.cli import main as cli
 from tests import certificate_files
-from tests.serving import LOOPS, command, environment, messages, run, served
+from tests.serving import ALL_LOOPS, command, environment, messages, run, served
 
 USER = ("--user", "alice:open sesame:2")
 
@@ -32,7 +32,7 @@ def trusted(path: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_serve_listens_on_all_ports_and_exits_cleanly_on_signal(loop: str, end: signal.Signals, tmp_path: Path) -> None:
     """A client with an open session gets 421."""
     with served(tmp_path, "--loop", loop, *USER, end=end) as server, contextlib.ExitStack() as stack:
@@ -46,7 +46,7 @@ def test_serve_listens_on_all_ports_and_exits_cleanly_on_signal(loop: str, end: 
     assert "Ready." in server.said
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: str, tmp_path: Path) -> None:
     now = time.time()
     cert, key = certificate_files.write(tmp_path, not_before=now - 3600, not_after=now + 86400)
@@ -82,7 +82,7 @@ def test_sighup_reloads_accounts_and_certificate_and_keeps_valid_sessions(loop: 
     assert server.log.read_text().count("INFO reload\n") == 2
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_sigterm_ends_the_server_while_the_next_hop_is_checked(loop: str, tmp_path: Path) -> None:
     """It had no effect until the next hop had replied, or the timeout for the check had passed."""
     ready = tmp_path / "ready.json"
@@ -125,7 +125,7 @@ sys.exit(main())
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_only_requested_ports_are_open(loop: str, tmp_path: Path) -> None:
     with served(tmp_path, "--loop", loop, *USER, "--pop3s", "0") as server:
         assert {name: port is not None for name, port in server.ports.items()} == {
@@ -142,7 +142,7 @@ def test_every_host_has_the_same_ports(tmp_path: Path) -> None:
                 assert client.ehlo()[0] == 250
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_temporary_certificate_is_trusted_only_with_ca_out(loop: str, tmp_path: Path) -> None:
     authority = tmp_path / "authority.pem"
     words = ("--host", "127.0.0.1", "--host", "127.0.0.5", "--ca-out", str(authority))
@@ -157,7 +157,7 @@ def test_temporary_certificate_is_trusted_only_with_ca_out(loop: str, tmp_path: 
             smtplib.SMTP_SSL("127.0.0.1", server.port("smtps"), timeout=30, context=ssl.create_default_context())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_login_without_tls_is_not_offered_without_legacy(loop: str, tmp_path: Path) -> None:
     """architecture.md, invariant 3: USER is rejected, and the greeting has no timestamp for APOP."""
     authority = tmp_path / "authority.pem"
@@ -185,7 +185,7 @@ def test_login_without_tls_is_not_offered_without_legacy(loop: str, tmp_path: Pa
             reader.quit()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_mail_is_stored_in_maildirs_not_accessible_to_other_users(loop: str, tmp_path: Path) -> None:
     maildrops, outbox = tmp_path / "maildrops", tmp_path / "outbox"
     words = ("--legacy", "--maildir", str(maildrops), "--outbox", str(outbox))
@@ -302,7 +302,7 @@ def test_a_closed_pipe_is_exit_status_2_without_a_traceback(arguments: tuple[str
     assert (done.returncode, done.stderr) == (2, "")
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ALL_LOOPS)
 def test_a_server_whose_output_is_a_closed_pipe_ends_without_a_traceback(loop: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
