@@ -184,7 +184,7 @@ class _Stream(asyncio.Protocol, Stream):
 
     def _end(self) -> None:
         self.ended = True
-        self.wake()
+        self._end_wait()
 
     def wait_readable(self, due: float) -> Awaitable[None]:
         reader: asyncio.Future[None] = asyncio.Future(loop=self._loop)  # the same as create_future(), but faster
@@ -241,6 +241,9 @@ class _Stream(asyncio.Protocol, Stream):
 
     def wake(self) -> None:
         self.woken = True
+        self._end_wait()
+
+    def _end_wait(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

@@ -25,7 +25,6 @@ from tests.io.line_echo import (
     connecting,
     dial,
     echo,
-    not_on_uvloop,
     on_both_loops,
     read_all,
     read_all_or_reset,
@@ -140,7 +139,7 @@ async def test_last_reply_can_be_read_after_a_failed_send(loop: loops.Loop) -> N
                 await anext(client)
 
 
-@not_on_uvloop  # there, the end of the second client may be read before the session starts
+@on_both_loops
 async def test_session_ends_when_the_client_resets_the_connection(loop: loops.Loop) -> None:
     """The replies cannot be sent: the application learns that the peer has closed, and the server continues."""
     ends: list[CloseReason] = []
