@@ -1,4 +1,4 @@
-"""The mailauth servers: both adapters with a small application, and ``mailauth serve`` with stores that keep nothing.
+"""The adapters of mailauth with a small application.
 
 The application awaits wherever a real one would query a database: senders, recipients, passwords, the queue and the
 maildrop.
@@ -6,28 +6,21 @@ maildrop.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
-import os
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable
 from hmac import compare_digest
-from pathlib import Path
-from ssl import SSLContext
 from typing import Final
 
+import anyio
 import attrs
-import trio
 
+import _certificates
+from _features import FEATURES
+from _load import TRIO, UVLOOP
 from _messages import MAILDROPS, PASSWORD
 from mailauth import ACCEPT, Accept, MessageChunk, Question, pop3, sasl, smtp
-from mailauth_io import limits, logs, on_asyncio, on_trio, server, stores
-from mailauth_io.cli import main as cli
-from mailauth_io.on_asyncio import AsyncServerConnection
+from mailauth_io import _event_loop, adapters, limits
+from mailauth_io.adapters import AsyncServerConnection
 
 Announce = Callable[[int], None]
 """Called with the port once the server listens."""
@@ -40,7 +33,6 @@ POP3_SETTINGS: Final = pop3.ServerSettings(
 )
 LIMITS: Final = limits.Limits(connections=20_000)
 QUEUE_IDS: Final = itertools.count(0xABC123)
-SHARED: Final = Path("/dev/shm")
 PIECE: Final = 65_536
 """Bytes of a message passed to the core in one piece."""
 
@@ -76,7 +68,7 @@ async def smtp_session(connection: AsyncServerConnection[smtp.ServerEvent]) -> N
                 connection.answer(question, await check_sender(question))
             case MessageChunk():
                 content.append(event.data)
-            case smtp.Data() | smtp.Connected() as question:
+            case smtp.Data() | smtp.Connected() | smtp.StartTls() as question:
                 connection.answer(question, ACCEPT)
             case smtp.MessageComplete() as complete:
                 connection.answer(complete, await queue(content))
@@ -156,93 +148,26 @@ async def pop3_session(connection: AsyncServerConnection[pop3.ServerEvent]) -> N
 # The two adapters
 
 
-def run_adapter(protocol: str, loop: str, announce: Announce, context: SSLContext | None = None) -> None:
-    """Serve with the adapter for *loop* until stopped; with *context*, connections begin with a TLS handshake."""
-    adapter = on_asyncio if loop == "asyncio" else on_trio
-    options = {"grace": 0, "limits": LIMITS, "ssl_context": context, "implicit_tls": context is not None}
+def run_adapter(serves: str, name: str, announce: Announce) -> None:
+    """Serve with the adapter *name*, or without the feature *name* of the one for asyncio, until stopped."""
+    loop = {UVLOOP: "uvloop", TRIO: "trio"}.get(name, "asyncio")
+    if name in FEATURES:
+        FEATURES[name]()
+    context = None if serves in ("smtp", "pop3") else _certificates.server_context()
+    implicit = serves in ("smtps", "pop3s")
+    options: adapters.ServeOptions = {
+        "grace": 0, "limits": LIMITS, "ssl_context": context, "implicit_tls": implicit,
+    }  # fmt: skip
+    smtp_settings = attrs.evolve(SMTP_SETTINGS, starttls=serves == "starttls")
 
     async def serve() -> None:
+        adapter = _event_loop.current_adapter()
         async with (
-            adapter.serve_smtp(smtp_session, SMTP_SETTINGS, **options)
-            if protocol == "smtp"
+            adapter.serve_smtp(smtp_session, smtp_settings, **options)
+            if not serves.startswith("pop3")
             else adapter.serve_pop3(pop3_session, POP3_SETTINGS, **options)
         ) as listener:
             announce(listener.port)
-            await (asyncio.Event().wait() if loop == "asyncio" else trio.sleep_forever())
+            await anyio.sleep_forever()
 
-    if loop == "asyncio":
-        asyncio.run(serve())
-    else:
-        trio.run(serve)
-
-
-# mailauth serve
-
-
-class Nowhere:
-    """Maildrops that can be read, and that accept every message without storing it."""
-
-    async def open(self, name: str) -> Maildrop:
-        return await open_maildrop(name)
-
-    async def stage(self, name: str, head: bytes, content: stores.MessageContent) -> stores.Staged:
-        return Discarded()
-
-
-class Discarded:
-    """A message that is discarded."""
-
-    async def commit(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        pass
-
-
-class NoOutbox:
-    """An outbox that discards every message."""
-
-    async def stage(self, envelope: stores.Envelope, head: bytes, content: stores.MessageContent) -> stores.Staged:
-        return Discarded()
-
-
-NAMES: Final = (*MAILDROPS, *(f"member{number}" for number in range(20)))
-"""The accounts of ``mailauth serve``."""
-
-
-def run_ready(protocol: str, announce: Announce) -> None:
-    """The sessions of ``mailauth serve`` on asyncio: policy, accounts, grants, delivery, and logging to a file."""
-
-    async def serve() -> None:
-        accounts = stores.MemoryAccounts(dict.fromkeys(NAMES, PASSWORD))
-        kept = server.Stores(accounts=accounts, maildrops=Nowhere(), outbox=NoOutbox())
-        async with server.serve(server.Config(smtp=0, pop3=0, legacy=True), kept) as running:
-            port = running.smtp if protocol == "smtp" else running.pop3
-            assert port is not None
-            announce(port)
-            await asyncio.Event().wait()
-
-    with tempfile.TemporaryFile() as log:
-        logs.start("text", "info", log.fileno())
-        asyncio.run(serve())
-
-
-def run_command(announce: Announce) -> None:
-    """``mailauth serve`` with a Maildir, in /dev/shm if it exists, and logging to a file."""
-    with tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None) as name:
-        folder = Path(name)
-        announcing = os.dup(sys.stdout.fileno())
-        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, sys.stdout.fileno())
-        os.dup2(log, sys.stderr.fileno())
-
-        def await_ready_file() -> None:
-            while not (folder / "ready").exists():
-                time.sleep(0.01)
-            os.dup2(announcing, sys.stdout.fileno())
-            announce(json.loads((folder / "ready").read_text())["smtp"])
-
-        threading.Thread(target=await_ready_file, daemon=True).start()
-        users = [word for name in NAMES for word in ("--user", f"{name}:{PASSWORD.decode('ascii')}")]
-        places = ["--maildir", str(folder / "maildrops"), "--outbox", str(folder / "outbox")]
-        cli.main(["serve", "--legacy", "--smtp", "0", *users, *places, "--ready-file", str(folder / "ready")])
+    _event_loop.run(loop, serve)

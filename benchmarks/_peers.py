@@ -9,21 +9,37 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import ssl
 from collections.abc import Callable
 from hmac import compare_digest
 from typing import Final
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+import _certificates
+from _load import AIOSMTPD, PROTOCOL
 from _messages import MAILDROPS, PASSWORD
 
 HOST: Final = "127.0.0.1"
 QUEUE_IDS: Final = itertools.count(0xABC123)
 
 
-def run(factory: Callable[[], asyncio.BaseProtocol], announce: Callable[[int], None]) -> None:
+def run(serves: str, name: str, announce: Callable[[int], None]) -> None:
+    """Serve with the server *name* until stopped."""
+    context = None if serves in ("smtp", "pop3") else _certificates.server_context()
+    if name == AIOSMTPD:
+        factory = aiosmtpd_factory(context if serves == "starttls" else None)
+    elif name == PROTOCOL:
+        factory = Pop3Floor if serves.startswith("pop3") else SmtpFloor
+    else:
+        session = pop3_streams if serves.startswith("pop3") else smtp_streams
+
+        def factory() -> asyncio.BaseProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(), session)
+
     async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(factory, HOST, 0)
+        implicit = None if serves == "starttls" else context
+        server = await asyncio.get_running_loop().create_server(factory, HOST, 0, ssl=implicit)
         announce(server.sockets[0].getsockname()[1])
         await asyncio.Event().wait()
 
@@ -60,12 +76,12 @@ def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: 
     return AuthResult(success=known and compare_digest(auth_data.password, PASSWORD))
 
 
-def run_aiosmtpd(announce: Callable[[int], None]) -> None:
+def aiosmtpd_factory(context: ssl.SSLContext | None) -> Callable[[], asyncio.BaseProtocol]:
+    """Return a function that makes the protocol of a connection; *context* is for STARTTLS."""
     logging.getLogger("mail.log").setLevel(logging.ERROR)  # it warns about deprecated names at each login
     queue = Queue()
-    run(
-        lambda: SMTP(queue, hostname="mail.example.test", authenticator=authenticate, auth_require_tls=False),
-        announce,
+    return lambda: SMTP(
+        queue, hostname="mail.example.test", authenticator=authenticate, auth_require_tls=False, tls_context=context
     )
 
 
@@ -214,16 +230,3 @@ async def pop3_streams(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         if line[:4].upper() == b"QUIT":
             break
     writer.close()
-
-
-def run_protocol(protocol: str, announce: Callable[[int], None]) -> None:
-    run(SmtpFloor if protocol == "smtp" else Pop3Floor, announce)
-
-
-def run_streams(protocol: str, announce: Callable[[int], None]) -> None:
-    session = smtp_streams if protocol == "smtp" else pop3_streams
-
-    def factory() -> asyncio.BaseProtocol:
-        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), session)
-
-    run(factory, announce)

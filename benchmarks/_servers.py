@@ -1,4 +1,4 @@
-"""Run one measured server: ``python benchmarks/_servers.py smtp|pop3 NAME CORE [tls]``.
+"""Run one measured server: ``python benchmarks/_servers.py smtp|smtps|starttls|pop3|pop3s NAME CORE``.
 
 It runs on the given CPU core, prints its port, and serves until standard input ends.
 """
@@ -12,7 +12,22 @@ import sys
 import threading
 from collections.abc import Callable
 
-from _load import AIOSMTPD, ASYNCIO, PROTOCOL, READY, SERVE, STREAMS, TRIO, TWISTED
+from _features import FEATURES, READY_WITHOUT_LOG
+from _load import (
+    AIOSMTPD,
+    ASYNCIO,
+    DOVECOT,
+    GO_SMTP,
+    NODEMAILER,
+    PROTOCOL,
+    READY,
+    SERVE,
+    SMTP_SINK,
+    STREAMS,
+    TRIO,
+    TWISTED,
+    UVLOOP,
+)
 
 
 def announce(port: int, end: Callable[[], None] = lambda: os._exit(0)) -> None:
@@ -26,45 +41,36 @@ def announce(port: int, end: Callable[[], None] = lambda: os._exit(0)) -> None:
     threading.Thread(target=await_end_of_input, daemon=True).start()
 
 
-def run(protocol: str, name: str, tls: bool) -> None:
+def run(serves: str, name: str) -> None:
     """Serve until stopped.  Imports only the measured server, so that the others do not affect it."""
-    if name in (ASYNCIO, TRIO):
+    if name in (ASYNCIO, UVLOOP, TRIO, *FEATURES):
         import _ours
 
-        context = None
-        if tls:
-            import ssl
+        _ours.run_adapter(serves, name, announce)
+    elif name in (READY, READY_WITHOUT_LOG):
+        import _ready
 
-            import trustme
-
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            trustme.CA().issue_cert("localhost").configure_cert(context)
-        _ours.run_adapter(protocol, "asyncio" if name == ASYNCIO else "trio", announce, context)
-    elif name == READY:
-        import _ours
-
-        _ours.run_ready(protocol, announce)
+        _ready.run_ready(serves, announce, log=name == READY)
     elif name == SERVE:
-        import _ours
+        import _ready
 
-        _ours.run_command(functools.partial(announce, end=lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        _ready.run_command(functools.partial(announce, end=lambda: os.kill(os.getpid(), signal.SIGTERM)))
     elif name == TWISTED:
         import _twisted_peer
 
-        _twisted_peer.run(protocol, announce)
-    else:
+        _twisted_peer.run(serves, announce)
+    elif name in (GO_SMTP, NODEMAILER, SMTP_SINK, DOVECOT):
+        import _external
+
+        _external.run(serves, name, announce)
+    elif name in (AIOSMTPD, STREAMS, PROTOCOL):
         import _peers
 
-        if name == AIOSMTPD:
-            _peers.run_aiosmtpd(announce)
-        elif name == STREAMS:
-            _peers.run_streams(protocol, announce)
-        elif name == PROTOCOL:
-            _peers.run_protocol(protocol, announce)
-        else:
-            sys.exit(f"unknown server {name!r}")
+        _peers.run(serves, name, announce)
+    else:
+        sys.exit(f"unknown server {name!r}")
 
 
 if __name__ == "__main__":
     os.sched_setaffinity(0, {int(sys.argv[3])})
-    run(sys.argv[1], sys.argv[2], tls="tls" in sys.argv[4:])
+    run(sys.argv[1], sys.argv[2])

@@ -37,6 +37,8 @@ class Step:
 
     sent: bytes
     replies: tuple[Reply, ...] = ()
+    starts_tls: bool = False
+    """Whether the client begins a TLS handshake after the replies; no recording contains such a step."""
 
 
 @attrs.frozen

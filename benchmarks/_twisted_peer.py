@@ -7,7 +7,9 @@ application cannot send a queue id.
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
@@ -17,6 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.mail import pop3, smtp
 from twisted.mail.imap4 import PLAINCredentials
 
+import _certificates
 from _messages import MAILDROPS, PASSWORD
 
 HOST: Final = "127.0.0.1"
@@ -102,10 +105,21 @@ class Realm:
         return smtp.IMessageDelivery, Delivery(), lambda: None
 
 
+def tls_options() -> Any:
+    """Return the settings of TLS, with a new certificate."""
+    from twisted.internet.ssl import PrivateCertificate  # needs pyOpenSSL
+
+    with tempfile.TemporaryDirectory() as folder:
+        pem = _certificates.write(Path(folder)).read_bytes()
+    return PrivateCertificate.loadPEM(pem).options()
+
+
 class Server(Factory):
     """Creates the protocol of each connection."""
 
     noisy = False
+    context: Any = None
+    """The settings of STARTTLS."""
 
     def __init__(self, protocol: str) -> None:
         passwords = InMemoryUsernamePasswordDatabaseDontUse()
@@ -118,7 +132,7 @@ class Server(Factory):
 
     def buildProtocol(self, address: object) -> Any:
         if self._smtp:
-            submission: Any = Submission({b"PLAIN": PLAINCredentials})
+            submission: Any = Submission({b"PLAIN": PLAINCredentials}, contextFactory=self.context)
             submission.delivery = Delivery()
             submission.portal = self._portal
             submission.host = b"mail.example.test"
@@ -130,8 +144,17 @@ class Server(Factory):
         return reader
 
 
-def run(protocol: str, announce: Callable[[int], None]) -> None:
+def run(serves: str, announce: Callable[[int], None]) -> None:
     running: Any = reactor  # a module that stands for the installed reactor
-    port = running.listenTCP(0, Server(protocol), interface=HOST)
+    factory = Server("pop3" if serves.startswith("pop3") else "smtp")
+    if serves in ("smtp", "pop3"):
+        port = running.listenTCP(0, factory, interface=HOST)
+    else:
+        options = tls_options()
+        if serves == "starttls":
+            factory.context = options
+            port = running.listenTCP(0, factory, interface=HOST)
+        else:
+            port = running.listenSSL(0, factory, options, interface=HOST)
     announce(port.getHost().port)
     running.run()

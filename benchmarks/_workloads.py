@@ -9,7 +9,7 @@ import attrs
 
 from _load import Client, Server, play, play_sessions
 from _messages import DOTTED_MEGABYTE, HUNDRED_KILOBYTES, MEGABYTE, stuffed
-from _traffic import Step, commands, read, split, with_content
+from _traffic import Reply, Step, commands, read, split, with_content
 
 Steps = tuple[Step, ...]
 
@@ -22,16 +22,27 @@ class Sessions:
     """The recordings, replayed one after another."""
     at_once: int
     rounds: int
+    starttls: bool = False
+    """Whether the client sends STARTTLS after EHLO, and then EHLO again."""
+    resume: bool = False
+    """Whether TLS resumes a session, instead of a full handshake."""
+
+    @property
+    def deletes(self) -> bool:
+        """Whether a client deletes messages."""
+        return any(b"DELE" in commands(step) for name in self.recordings for step in read(name).steps)
 
     def measure(self, server: Server, scale: float) -> float:
         """Return microseconds for each session."""
         steps = [read(name).steps for name in self.recordings]
+        if self.starttls:
+            steps = [with_starttls(each) for each in steps]
         batch = [steps[number % len(steps)] for number in range(max(len(steps), round(self.at_once * min(1, scale))))]
         rounds = max(1, round(self.rounds * scale))
         play_sessions(server, batch)
         before = server.used()
         for _ in range(rounds):
-            play_sessions(server, batch)
+            play_sessions(server, batch, resume=self.resume)
         return (server.used() - before) / (rounds * len(batch))
 
 
@@ -46,6 +57,11 @@ class Repeated:
     """The number of messages in *repeated*."""
     at_once: int
     rounds: int
+
+    @property
+    def deletes(self) -> bool:
+        """Whether a client deletes messages."""
+        return False
 
     def measure(self, server: Server, scale: float) -> float:
         """Return microseconds for each message."""
@@ -64,6 +80,12 @@ class Repeated:
 
 
 Workload = Sessions | Repeated
+
+
+def with_starttls(steps: Steps) -> Steps:
+    """Return an SMTP session with STARTTLS after EHLO, as smtplib sends it."""
+    greeting, ehlo, *rest = steps
+    return (greeting, ehlo, Step(b"STARTTLS\r\n", (Reply.SUCCESS,), starts_tls=True), ehlo, *rest)
 
 
 def transaction(name: str, *, rset: bool = True) -> tuple[Steps, Steps]:
@@ -133,3 +155,16 @@ POP3: Final[dict[str, Workload]] = {
     "maildrop of 1,000": Sessions(recordings=("pop3-getmail",), at_once=4, rounds=4),
     "RETR of 10 MB": retrieved("pop3-poplib-large", 4, at_once=2),
 }
+
+SUBMISSION: Final = "smtp-smtplib-auth"
+TLS: Final[dict[tuple[str, str], Workload]] = {
+    ("starttls", "SMTP with STARTTLS"): Sessions(recordings=(SUBMISSION,), at_once=10, rounds=5, starttls=True),
+    ("starttls", "the same, resumed"): Sessions(
+        recordings=(SUBMISSION,), at_once=10, rounds=5, starttls=True, resume=True
+    ),
+    ("smtps", "SMTPS"): Sessions(recordings=(SUBMISSION,), at_once=10, rounds=5),
+    ("smtps", "SMTPS, resumed"): Sessions(recordings=(SUBMISSION,), at_once=10, rounds=5, resume=True),
+    ("pop3s", "POP3S"): Sessions(recordings=("pop3-poplib",), at_once=10, rounds=5),
+    ("pop3s", "POP3S, resumed"): Sessions(recordings=("pop3-poplib",), at_once=10, rounds=5, resume=True),
+}
+"""By what is served, and the column.  The SMTP sessions are submissions with AUTH PLAIN and one message."""

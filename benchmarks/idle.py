@@ -2,9 +2,9 @@
 
 Each server runs in a process of its own with the same number of clients, a few hundred for each address.  The result is
 the private memory of the process (/proc/PID/smaps_rollup) without its fixed part; memory of the kernel for sockets is
-not included.  The second column is for clients with TLS, only for mailauth.  Linux only.
+not included.  The second column is for clients with implicit TLS.  Linux only.
 
-  python benchmarks/idle.py [--connections N]
+  python benchmarks/idle.py [--connections N] [--quick]
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import re
 import resource
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import Final
 
-from _load import AIOSMTPD, ASYNCIO, PROTOCOL, STREAMS, TRIO, TWISTED, Server
+import _external
+from _load import AIOSMTPD, ASYNCIO, GO_SMTP, PROTOCOL, STREAMS, TRIO, TWISTED, UVLOOP, Server
+from _results import Results, add_options
 
 WARM_UP: Final = 200
 PER_ADDRESS: Final = 200
@@ -28,7 +31,7 @@ _LAST_LINE: Final = re.compile(rb"(?m)^[2]\d\d(?: .*)?\r\n\Z")
 
 def weigh(name: str, connections: int, *, tls: bool) -> float:
     """Return bytes of private memory of the process for each of *connections* connections."""
-    with Server("smtp", name, min(os.sched_getaffinity(0)), tls=tls) as server:
+    with Server("smtps" if tls else "smtp", name, min(os.sched_getaffinity(0))) as server:
         clients = greeted(server.port, 0, min(WARM_UP, connections), tls)
         before = memory(server.pid)
         clients += greeted(server.port, len(clients), connections, tls)
@@ -75,14 +78,24 @@ def read_reply(client: socket.socket) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=2_000, metavar="N")
-    connections: int = parser.parse_args().connections
+    add_options(parser)
+    options = parser.parse_args()
+    connections: int = 10 if options.quick else options.connections
+    results = Results()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it
     print(f"| bytes for each of {connections:,} idle connections | clear | TLS |\n| --- | --: | --: |")
-    for name in (ASYNCIO, TRIO, AIOSMTPD, TWISTED, STREAMS, PROTOCOL):
-        clear = f"{weigh(name, connections, tls=False):,.0f}"
-        inside_tls = f"{weigh(name, connections, tls=True):,.0f}" if name in (ASYNCIO, TRIO) else ""
-        print(f"| {name} | {clear} | {inside_tls} |", flush=True)
+    for name in (ASYNCIO, UVLOOP, TRIO, AIOSMTPD, TWISTED, GO_SMTP, STREAMS, PROTOCOL):
+        weights = {}
+        for title, serves in (("clear", "smtp"), ("TLS", "smtps")):
+            if reason := _external.missing(name, serves):
+                print(f"Left out: {name}, {serves}: {reason}; see make bench-peers.", file=sys.stderr)
+            else:
+                weights[title] = weigh(name, connections, tls=title == "TLS")
+        shown = (f"{weights[title]:,.0f}" if title in weights else "-" for title in ("clear", "TLS"))
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
+        results.add("idle", name, weights)
+    results.write(options.values)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import attrs
 
 import _h11
 from _messages import DOTTED_MEGABYTE, MAILDROPS, MEGABYTE, PASSWORD
+from _results import Results, add_options
 from _traffic import DIGEST, read
 from _workloads import POP3, Repeated
 from mailauth import ACCEPT, Closed, NeedData, Notice, Send, pop3, sasl
@@ -151,8 +152,10 @@ def seconds(once: Callable[[], None], times: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    quick: bool = parser.parse_args().quick
+    add_options(parser)
+    options = parser.parse_args()
+    results = Results()
+    quick: bool = options.quick
     ten_thousand = Texts(
         tuple(pop3.Message(size=number, unique_id=f"{number:032x}") for number in range(10_000)), (b"",) * 10_000
     )
@@ -177,6 +180,8 @@ def main() -> None:
     print("| POP3 in memory | microseconds | / h11's request and response |\n| --- | --: | --: |")
     for name in rows:
         print(f"| {name} | {statistics.median(took[name]) * 1e6:,.0f} | {statistics.median(of_h11[name]):.2f} |")
+        results.add("POP3 in memory", name, {"/ h11": statistics.median(of_h11[name])})
+    results.write(options.values)
 
 
 if __name__ == "__main__":

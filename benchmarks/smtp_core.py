@@ -17,6 +17,7 @@ from typing import Final
 
 import _h11
 from _messages import KILOBYTE, stuffed
+from _results import Results, add_options
 from _workloads import RELAY, transaction
 from mailauth import ACCEPT, Accept, MessageChunk, NeedData, Send, smtp
 from mailauth._dots import Stuffer, Unstuffer
@@ -112,8 +113,10 @@ def _ignore(data: bytes) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    rounds, times = (1, 20) if parser.parse_args().quick else (15, 500)
+    add_options(parser)
+    options = parser.parse_args()
+    results = Results()
+    rounds, times = (1, 20) if options.quick else (15, 500)
     rows: dict[str, Callable[[], None]] = {
         "smtplib: SIZE, one command at a time": messages(recorded("smtp-smtplib-many"), queue_ids()),
         "Postfix: SIZE and BODY, pipelined, RSET": messages(recorded(RELAY), queue_ids()),
@@ -129,6 +132,7 @@ def main() -> None:
     print("| SMTP in memory: a message of 1 KB | microseconds | / h11's request and response |\n| --- | --: | --: |")
     for name in rows:
         print(f"| {name} | {statistics.median(took[name]) * 1e6:.0f} | {statistics.median(of_h11[name]):.2f} |")
+        results.add("SMTP in memory", name, {"/ h11": statistics.median(of_h11[name])})
     print("\n| content in chunks of 64 KiB | GB/s |\n| --- | --: |")
     for name, once, chunk in (
         ("received, no dots", unstuff(PLAIN), PLAIN),
@@ -138,6 +142,7 @@ def main() -> None:
     ):
         speed = statistics.median(len(chunk) / seconds(once, max(10, times // 5)) for _ in range(rounds)) / 1e9
         print(f"| {name} | {speed:.2f} |")
+    results.write(options.values)
 
 
 if __name__ == "__main__":
