@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test soak style mypy pyright api bench bench-guard docs release format clean
+.PHONY: demo test soak style mypy pyright api bench bench-peers bench-guard docs release format clean
 .DELETE_ON_ERROR:
 
 # The tests start Python some hundred times, which takes nearly twice as long if each process compiles all modules.
@@ -42,12 +42,13 @@ pyright: $(VENV)/.tools
 api: $(VENV)/.tools
 	$(BIN)/python tools/api.py --check
 
-bench: $(VENV)/.tools
-	@$(BIN)/python benchmarks/adapters.py
-	@echo
-	@$(BIN)/python benchmarks/smtp_core.py
-	@echo
-	@$(BIN)/python benchmarks/pop3_core.py
+# BENCH: options, as in make bench BENCH=--quick; see benchmarks/bench.py --help.  It writes docs/performance.md.
+bench: $(VENV)/.bench
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
+
+# The compared servers that pip cannot install, and other versions of Python; see benchmarks/peers.
+bench-peers:
+	benchmarks/peers/install.sh
 
 bench-guard: $(VENV)/.installed
 	$(BIN)/python benchmarks/guard.py
@@ -64,7 +65,7 @@ format: $(VENV)/.tools
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .nox dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .nox .bench dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The stamps say which step is done; a changed pyproject.toml does the installing again.  A venv brings the pip of its
 # Python, and the one of 3.11 cannot read dependency groups (PEP 735): hence the upgrade.
@@ -81,6 +82,10 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 
 $(VENV)/.tools: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.tools pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --group bench
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed pyproject.toml
