@@ -203,6 +203,9 @@ class Machine(Generic[E]):
         if received.ended:
             self._at_end_of_stream()
             return None
+        if received.offset == len(received.data):  # otherwise an idle connection would keep the data read last
+            received.data = b""
+            received.offset = 0
         return need
 
     def _close(self, reason: CloseReason) -> None:

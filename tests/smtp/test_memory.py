@@ -291,3 +291,12 @@ def test_failed_client_discards_further_input() -> None:
     for _ in range(3):
         session.machine.receive_data(bytes(CHUNK))
         assert len(session.machine._input) == 0
+
+
+def test_idle_connection_does_not_keep_what_it_has_read() -> None:
+    """Thousands of connections may wait for their next command after a large message."""
+    session = Session(smtp.ServerConnection(SETTINGS, entropy=ENTROPY)).receive(
+        BEGIN + b"DATA\r\n", b"x" * 60_000 + b"\r\n.\r\n"
+    )
+    assert session.events[-1] == smtp.MessageComplete(recipients=(smtp.Mailbox("a", "b"),))
+    assert sys.getsizeof(session.machine._input.data) < 100
