@@ -25,7 +25,7 @@ from .adapters import (
     Stream,
     to_peer,
 )
-from .adapters._timekeeper import Timekeeper
+from .adapters.timekeeper import Timekeeper
 from .adapters.turns import Turns
 from .limits import Limits
 
