@@ -19,8 +19,9 @@ class Timed(Protocol):
 
     For example:
 
-        stream.due = due = stream.now() + 60.0
-        timekeeper.wake_by(due)
+        def wait_until(stream: timekeeper.Timed, keeper: timekeeper.Timekeeper, due: float) -> None:
+            stream.due = due
+            keeper.wake_by(due)
     """
 
     due: float
@@ -32,7 +33,14 @@ class Timed(Protocol):
 
 
 class Timekeeper(ABC):
-    """The deadlines of *streams*, which may change.  An adapter implements ``set_timer()``."""
+    """The deadlines of *streams*, which may change.  An adapter implements ``set_timer()``.
+
+    For example:
+
+        class Keeper(timekeeper.Timekeeper):
+            def set_timer(self, when: float) -> None:
+                self.next_check = when
+    """
 
     __slots__ = ("_next", "_streams")
 
