@@ -57,6 +57,7 @@ PARTS: Final = (
     Part("tls", ("adapters.py", "TLS"), rounds=4, quick=("--quick", "--column", "SMTPS")),
     Part("python", ("adapters.py", "Python"), rounds=3, quick=("--quick", "--column", "lock step")),
     Part("features", ("features.py",), rounds=4),
+    Part("bytecodes", ("bytecodes.py",)),
     Part("smtp-in-memory", ("smtp_core.py",)),
     Part("pop3-in-memory", ("pop3_core.py",)),
     Part("linear", ("linear.py",)),

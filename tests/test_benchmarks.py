@@ -331,6 +331,7 @@ def test_new_recording_of_a_client_equals_the_stored_one(name: str, tmp_path: Pa
         ("idle.py", ("--quick",), "TLS"),
         ("linear.py", ("--quick",), "one byte at a time"),
         ("features.py", ("--quick",), "limiter"),
+        ("bytecodes.py", ("--quick",), "application"),
         ("adapters.py", ("--help",), "usage"),
         ("bench.py", ("--help",), "usage"),
         ("targets.py", ("--help",), "usage"),
