@@ -244,6 +244,25 @@ def interface_problem(shown: str, value: object, interface: type) -> str:
     return f"{shown} has no method {', '.join(missing)}" if missing else "; ".join(other)
 
 
+@functools.lru_cache(maxsize=256)
+def _class_has_methods(kind: type, interface: type) -> bool:
+    """Return whether the class *kind* has the methods of the Protocol *interface*, which has no properties."""
+    properties, _ = _members(interface)
+    return not properties and not interface_problem("", kind, interface)
+
+
+def has_interface(value: object, interface: type) -> bool:
+    """Return whether *value* is known to have *interface*: its class has, and it has no such attributes of its own.
+
+    Then ``interface_problem()``, which takes four times as long, finds nothing.
+    """
+    kind: type = type(value)
+    if not _class_has_methods(kind, interface):
+        return False
+    own: dict[str, object] | None = getattr(value, "__dict__", None)
+    return not own or not any(name in own for name, _ in _members(interface)[1])
+
+
 def check_interface(name: str, value: object, interface: type, *, optional: bool = False) -> None:
     """Check that *value* is an object with the methods of the Protocol *interface*; if *optional*, it may be None.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._checks import interface_problem, type_name
+from .._checks import has_interface, interface_problem, type_name
 from ..logs import place
 
 
@@ -18,6 +18,8 @@ def check_result(store: object, method: str, value: object, kinds: type | tuple[
 
 def check_returned_interface(store: object, method: str, value: object, interface: type) -> None:
     """Check that *value*, which *method* of *store* has returned, has the methods of the Protocol *interface*."""
+    if has_interface(value, interface):
+        return
     problem = interface_problem(type_name(value), value, interface)
     if problem:
         raise WrongResult(

@@ -14,6 +14,7 @@ import pytest
 from mailauth import pop3
 from mailauth_io import server, stores
 from mailauth_io.logs import Event
+from mailauth_io.server._results import check_returned_interface
 from tests.io.server_support import PASSWORD, Run, Served, accounts, authenticate, meet, on_both_loops, run_on_trio
 
 Store = Any
@@ -397,3 +398,33 @@ def test_wrong_certificate_owners_are_a_type_error() -> None:
             await found.certificate_owners(frozenset({"CN:alice"}))
 
     run_on_trio(main)
+
+
+class Sound:
+    """A staged copy whose class has all methods."""
+
+    async def commit(self) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+class Partial:
+    """A staged copy that has its second method only as an attribute of the object."""
+
+    async def commit(self) -> None: ...
+
+    def __init__(self) -> None:
+        self.discard = lambda: None
+
+
+def test_each_object_is_checked_although_the_check_of_its_class_is_remembered() -> None:
+    check_returned_interface(None, "stage", Sound(), stores.Staged)
+    changed: Any = Sound()
+    changed.discard = changed.commit
+    with pytest.raises(TypeError, match=r"discard\(\) of Sound must be a plain function"):
+        check_returned_interface(None, "stage", changed, stores.Staged)
+    check_returned_interface(None, "stage", Sound(), stores.Staged)
+    for _ in range(2):
+        check_returned_interface(None, "stage", Partial(), stores.Staged)
+    with pytest.raises(TypeError, match="must return an object"):
+        check_returned_interface(None, "open", Sound(), stores.OpenedMaildrop)
