@@ -17,7 +17,7 @@ from .._checks import type_name
 from ..adapters.connection import AsyncServerConnection
 from ..logs import shown
 from ..stores import OpenedMaildrop
-from ..stores.protocols import PartialMaildrop
+from ..stores.protocols import PartialMaildrop, SharedMaildrop
 from ._results import WrongResult, check_result, check_returned_interface
 from ._session import Next, Session
 from ._state import ServerState
@@ -80,7 +80,7 @@ class Pop3Session(Session[pop3.ServerEvent]):
                     if dropped:
                         self.log(logging.WARNING, "clear text dropped", bytes=dropped)
                 case pop3.Quit(deleting=False):  # otherwise the question Update follows
-                    self.release_resources()
+                    await self._close_maildrop()
                 case pop3.CommandRejected(verb=verb, reply=reply):
                     self.log(logging.DEBUG, "command refused", verb=verb or None, reply=reply)
                 case ExtensionQuestion():
@@ -150,14 +150,18 @@ class Pop3Session(Session[pop3.ServerEvent]):
         updated = await self._maildrop.update(deleted)  # type: ignore[func-returns-value]  # checked
         check_result(self._maildrop, "update", updated, NoneType, "None")
         self.log(logging.INFO, "messages deleted", identity=shown(self.connection.identity), number=len(deleted))
-        self.release_resources()
+        await self._close_maildrop()
         return ACCEPT
 
-    def release_resources(self) -> None:
-        """Close the maildrop so that another session can open it.
+    async def _close_maildrop(self) -> None:
+        """Close the maildrop before the +OK to QUIT is sent: a client that receives it may log in again at once."""
+        maildrop = self._maildrop
+        self.release_resources()
+        if isinstance(maildrop, SharedMaildrop):
+            await maildrop.wait_closed()
 
-        At QUIT this is done before the +OK is sent: a client that receives it may log in again at once.
-        """
+    def release_resources(self) -> None:
+        """Close the maildrop so that another session can open it."""
         maildrop, self._maildrop = self._maildrop, None
         if maildrop is not None:
             maildrop.close()

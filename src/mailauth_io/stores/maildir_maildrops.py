@@ -22,7 +22,7 @@ from .._checks import check_type
 from .._files import Folder
 from .._line_ends import with_crlf
 from .._maildir import File, MaildirPath, StagedFile, message_folders, read_data, sweep
-from .._workers import CLEANUP, FILES, UNLOCKING
+from .._workers import CLEANUP, FILES, UNLOCKING, run_in_thread
 from ._maildir_messages import MaildirMessages, MessageFiles
 from .content import ContentReader, MessageContent
 from .names import mailbox_name
@@ -37,7 +37,7 @@ _SESSION: Final = "session"
 cause, do not delay its owner."""
 
 _CLOSE_TIMEOUT: Final = 1.0
-"""Seconds to wait for a lock that a session of this process has left, and whose file is being closed."""
+"""Seconds to wait for a lock that a session has left, and whose file is being closed."""
 
 
 class MaildirMaildrops:
@@ -148,6 +148,8 @@ class _Lock:
         self._holders = 1
         self._closed = False
         self._guard = threading.Lock()
+        self.released: threading.Event | None = None
+        """Set when ``close()`` has released the lock; None if it has not, or if a thread still holds the lock."""
 
     @classmethod
     def take(cls, maildir: Folder) -> _Lock | None:
@@ -200,7 +202,7 @@ class _Lock:
                 return
             self._closed = True
         if self._drop():
-            closed = threading.Event()
+            self.released = closed = threading.Event()
             with self._closing_guard:
                 self._closing[self._inode] = closed
             UNLOCKING.add(partial(self._close, closed))
@@ -288,6 +290,12 @@ class _Opened:
         self._reader = ContentReader(iter(()))
         UNLOCKING.add(readers.clear)  # closes the file of a message
         self._lock.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until another process can open the maildrop, at most a second."""
+        released = self._lock.released
+        if released is not None and not released.is_set():
+            await run_in_thread(lambda _: None, released.wait, _CLOSE_TIMEOUT, abandon_on_cancel=True)
 
 
 def _open_first(files: Iterable[File], folders: Mapping[str, Folder]) -> Iterator[bytes] | None:

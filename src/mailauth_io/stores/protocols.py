@@ -209,6 +209,21 @@ class PartialMaildrop(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedMaildrop(OpenedMaildrop, Protocol):
+    """An OpenedMaildrop whose lock another process may wait for: that of a Maildir.
+
+    The server waits before it replies to QUIT, so that a client that receives +OK can log in again at once.
+
+        opened.close()
+        if isinstance(opened, SharedMaildrop):
+            await opened.wait_closed()
+    """
+
+    async def wait_closed(self) -> None:
+        """Wait, after ``close()``, until another process can open the maildrop, or until a limit.  Never raises."""
+
+
 class Maildrops(Protocol):
     """The maildrops of local recipients.  *name* is the canonical name of an account.
 

@@ -25,6 +25,7 @@ from mailauth_io.stores import (
     MaildirOutbox,
     MemoryOutbox,
     MessageContent,
+    maildir_maildrops,
 )
 from mailauth_io.stores.protocols import PartialMaildrop
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
@@ -408,3 +409,32 @@ def test_files_in_tmp_are_removed_only_in_the_maildir(run: Run, tmp_path: Path) 
 
     run(main)
     assert (tmp_path / "old" / "file").exists()
+
+
+def test_lock_is_released_before_the_reply_to_quit(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may serve the next session, and does not know that the lock is being released."""
+    order: list[str] = []
+    replied = threading.Event()
+    close = maildir_maildrops._Lock._close
+
+    def close_late(lock: maildir_maildrops._Lock, closed: threading.Event) -> None:
+        replied.wait(0.2)  # a server that does not wait for this has replied then
+        order.append("released")
+        close(lock, closed)
+
+    def client(served: Served) -> None:
+        with served.smtp() as smtp:
+            assert smtp.sendmail("sender@far.test", ["alice@example.test"], "Subject: x") == {}
+        for deleted in ([], [1]):
+            session = served.log_in()
+            for number in deleted:
+                session.dele(number)
+            replied.clear()
+            session.quit()
+            replied.set()
+            order.append("replied")
+
+    monkeypatch.setattr(maildir_maildrops._Lock, "_close", close_late)
+    kept = server.Stores(accounts=accounts(), maildrops=MaildirMaildrops(tmp_path), outbox=MemoryOutbox())
+    meet(run, client, kept=kept)
+    assert order == ["released", "replied"] * 2
