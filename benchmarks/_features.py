@@ -27,11 +27,7 @@ def deadlines() -> None:
     """No read or write times out: no timer is set."""
     from mailauth_io import on_asyncio
 
-    owner: Any = on_asyncio
-    if hasattr(owner, "_Timekeeper"):  # one timer for all connections of a listener
-        replace(owner._Timekeeper, "wake_by", lambda self, due: None)
-    else:
-        replace(owner._Stream, "_set_timer", lambda self, due: None)
+    replace(on_asyncio._Timekeeper, "wake_by", lambda self, due: None)
 
 
 def limiter() -> None:
@@ -74,7 +70,7 @@ def checkpoints() -> None:
     """Other tasks need not run after a large write."""
     from mailauth_io import on_asyncio
 
-    replace(on_asyncio, "LARGE_WRITE" if hasattr(on_asyncio, "LARGE_WRITE") else "_LARGE", math.inf)
+    replace(on_asyncio, "LARGE_WRITE", math.inf)
 
 
 FEATURES: Final[dict[str, Callable[[], None]]] = {

@@ -90,10 +90,10 @@ class Server:
         return now / 1_000
 
     def _nanoseconds(self) -> int:
-        return sum(_nanoseconds(pid) for pid in _with_children(self.pid))
+        return sum(_nanoseconds(pid) for pid in with_children(self.pid))
 
 
-def _with_children(pid: int) -> list[int]:
+def with_children(pid: int) -> list[int]:
     """Return *pid* and its descendants."""
     found = [pid]
     for each in found:

@@ -17,16 +17,23 @@ import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final, cast
 
+import mailauth
+import mailauth_io
 from _load import ASYNCIO, PROTOCOL, READY, STREAMS, Server
 from _results import Results, add_options
 from _workloads import SMTP
 
 COLUMNS: Final = ("one per session", "AUTH PLAIN + one", "lock step", "all pipelined", "20 recipients")
-PARTS: Final = {"/mailauth/": "core", "/mailauth_io/": "adapter", "/benchmarks/": "application"}
-"""The part that a file belongs to, by a folder in its path.  All others are the event loop and its modules."""
+PARTS: Final = {
+    Path(mailauth.__file__).parent: "core",
+    Path(mailauth_io.__file__).parent: "adapter",
+    Path(__file__).parent: "application",
+}
+"""The part that a file belongs to, by its folder.  All others are the event loop and its modules."""
 EVENT_LOOP: Final = "event loop"
 TOTAL: Final = "total"
 
@@ -66,7 +73,8 @@ class Counting:
             time.sleep(0.1)
         parts: Counter[str] = Counter()
         for code, count in self._by_code.copy().items():
-            parts[next((part for folder, part in PARTS.items() if folder in code.co_filename), EVENT_LOOP)] += count
+            file = Path(code.co_filename)
+            parts[next((part for folder, part in PARTS.items() if file.is_relative_to(folder)), EVENT_LOOP)] += count
         self.snapshots.append(parts)
         return now
 
@@ -102,7 +110,9 @@ def serve_and_count(name: str, column: str, *, quick: bool) -> None:
 def count(name: str, column: str, options: list[str]) -> dict[str, float]:
     """Return the instructions for each message in a process of its own, by part, and in total."""
     command = [sys.executable, __file__, "--server", name, "--column", column, *options]
-    found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=300).stdout
+    )
     return found
 
 

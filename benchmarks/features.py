@@ -50,11 +50,11 @@ def main() -> None:
     for title, (whole, less) in rows.items():
         percent = {column: saved(costs, whole, less, column) for column in COLUMNS}
         results.add("features", title, percent)
-        print(f"| {title} | {' | '.join(f'{each:.0f}' for each in percent.values())} |")
+        print(f"| {title} | {' | '.join(f'{round(each)}' for each in percent.values())} |")
     sessions = zip(costs[ASYNCIO][OVER_TLS], costs[ASYNCIO][SESSION], strict=True)
     tls = median(100 * (1 - clear / whole) for whole, clear in sessions)
     results.add("features", "TLS", {SESSION: tls})
-    print(f"| TLS, full handshake | {tls:.0f} |{' |' * (len(COLUMNS) - 1)}")
+    print(f"| TLS, full handshake | {round(tls)} |{' |' * (len(COLUMNS) - 1)}")
     results.write(options.values)
 
 

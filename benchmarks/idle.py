@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import _external
-from _load import AIOSMTPD, ASYNCIO, GO_SMTP, PROTOCOL, STREAMS, TRIO, TWISTED, UVLOOP, Server
+from _load import AIOSMTPD, ASYNCIO, GO_SMTP, PROTOCOL, STREAMS, TRIO, TWISTED, UVLOOP, Server, with_children
 from _results import Results, add_options
 
 WARM_UP: Final = 200
@@ -42,8 +42,10 @@ def weigh(name: str, connections: int, *, tls: bool) -> float:
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that only this process uses."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    """Return the bytes that only one of this process and its child processes uses."""
+    lines = [
+        line for each in with_children(pid) for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+    ]
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean:", "Private_Dirty:")))
 
 

@@ -582,6 +582,22 @@ def changed(text: str) -> smtp.Reply:
 CLIENT_SAYS: Final = (b"EHLO c\r\n", b"MAIL FROM:<a@b>\r\n", b"RCPT TO:<a@b>\r\n", b"DATA\r\n", b"x\r\n.\r\n")
 
 
+class OwnReply(smtp.Reply):
+    """A subclass, as an application may define one."""
+
+
+def test_answer_of_a_subclass_that_cannot_be_sent_changes_nothing() -> None:
+    """As for a Reply itself: the transaction stays open, and another answer is accepted."""
+    session = serve(*CLIENT_SAYS, settings=smtp.ServerSettings(), answers={smtp.MessageComplete: LEFT_OPEN})
+    assert session.question is not None
+    assert isinstance(session.machine, smtp.ServerConnection)
+    for reply in (OwnReply(571, "5.7.1", "blocked"), smtp.Reply(571, "5.7.1", "blocked")):
+        with pytest.raises(LocalProtocolError, match="with_standard_code"):
+            session.machine.answer(session.question, reply)
+        assert session.machine.mail is not None
+    session.machine.answer(session.question, OwnReply(250, "2.0.0", "stored"))
+
+
 @pytest.mark.parametrize("reply", [changed("ok\r\n250 ok"), changed("a\rb"), changed("a\0b")])
 @pytest.mark.parametrize("asked", [smtp.Connected, smtp.Mail, smtp.Rcpt, smtp.Data, smtp.MessageComplete])
 @pytest.mark.parametrize("lmtp", [False, True])

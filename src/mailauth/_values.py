@@ -14,6 +14,8 @@ T = TypeVar("T", bound=type)
 def shared_methods(kind: T) -> T:
     """Give *kind*, a class by ``attrs.frozen(eq=False, repr=False)``, methods that do the same as those of attrs."""
     changed: Any = kind
+    if any(field.eq_key is not None for field in changed.__attrs_attrs__):
+        raise TypeError(f"{kind.__name__} compares a field by a function, which these methods do not know")
     changed.__eq__ = _equal
     changed.__hash__ = _hash
     return shared_repr(kind)

@@ -195,7 +195,7 @@ class ConnectionLimiter:
             else:
                 connections[key] -= 1
 
-    def keys(self, address: str) -> tuple[object, object]:
+    def keys(self, address: str) -> tuple[str, str]:
         """Return the keys by which *address* is counted: its ``limit_key``, and the network of this key, as text."""
         return self._keys(address)
 

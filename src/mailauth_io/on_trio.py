@@ -73,7 +73,7 @@ def _current_timekeeper() -> _Timekeeper:
 
 
 class _Iterations(trio.abc.Instrument):
-    """Tells the turns of each iteration of the loop."""
+    """Reports each iteration of the loop to the turns."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns

@@ -161,8 +161,9 @@ def sendable(reply: Reply) -> Reply:
     """
     code, status, text = reply.code, reply.enhanced_status_code, reply.text
     if type(reply) is not Reply or (type(code), type(status), type(text)) != (int, str, str):
-        return Reply(_plain(code), _plain(status), _plain(text))
-    if not _are_valid(code, status, text):
+        reply = Reply(_plain(code), _plain(status), _plain(text))
+        code = reply.code
+    elif not _are_valid(code, status, text):
         raise LocalProtocolError("a reply must be lines of printable ASCII with its code; do not change a built Reply")
     if not _is_in_grammar(code):
         raise _cannot_be_sent(code)

@@ -203,7 +203,8 @@ class Turns:
         self.begun = 0
         """The number of turns that have begun."""
         self.fresh = False
-        """Whether no turn has begun in this iteration of the loop.  False also on a loop that does not tell."""
+        """Whether no turn has begun in this iteration of the loop.  Always False if
+        ``refresh()`` is never called."""
         self._given = 0
         """The number of the last turn that was given."""
         self._current = 0

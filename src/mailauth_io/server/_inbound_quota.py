@@ -6,7 +6,6 @@ limited by ``stores.Budget``.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -19,9 +18,6 @@ A client that starts messages and never completes them gets 452, and other clien
 NETWORK: Final = 2
 """One network (IPv4: /24, IPv6: /48), which usually has one owner, may hold this many times as much as one address."""
 
-_REMEMBERED: Final = 1024
-"""Maximum number of addresses whose keys are cached."""
-
 
 class InboundQuota:
     """Bytes of incoming content by address.
@@ -30,9 +26,9 @@ class InboundQuota:
     network are.
     """
 
-    def __init__(self, most: int, keys: Callable[[str], tuple[object, object]]) -> None:
+    def __init__(self, most: int, keys: Callable[[str], tuple[str, str]]) -> None:
         self.most = most
-        self._keys = functools.lru_cache(_REMEMBERED)(functools.partial(_as_text, keys))
+        self._keys = keys
         self.by_address: dict[str, int] = {}  # no entries with 0 bytes
         self.by_network: dict[str, int] = {}
 
@@ -74,8 +70,3 @@ class AddressQuota:
             left = held.pop(key, 0) - size
             if left > 0:
                 held[key] = left
-
-
-def _as_text(keys: Callable[[str], tuple[object, object]], address: str) -> tuple[str, str]:
-    counted, network = keys(address)
-    return str(counted), str(network)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import NoneType
 from typing import ClassVar, Final, TypeVar, assert_never
 
+from anyio import move_on_after
+
 from mailauth import ACCEPT, Accept, ExtensionQuestion, LocalProtocolError, Notice, Question, TlsStarted, pop3, sasl
 
 from .._checks import type_name
@@ -23,6 +25,9 @@ from ._session import Next, Session
 from ._state import ServerState
 
 A = TypeVar("A")
+
+CLOSE_TIMEOUT: Final = 2.0
+"""Maximum seconds that the reply to QUIT waits until the maildrop is released."""
 
 MAX_UNREADABLE: Final = 20
 """The number of files logged at a login because they cannot be read."""
@@ -156,9 +161,14 @@ class Pop3Session(Session[pop3.ServerEvent]):
     async def _close_maildrop(self) -> None:
         """Close the maildrop before the +OK to QUIT is sent: a client that receives it may log in again at once."""
         maildrop = self._maildrop
+        shared = maildrop if isinstance(maildrop, SharedMaildrop) else None  # this reads its attributes
         self.release_resources()
-        if isinstance(maildrop, SharedMaildrop):
-            await maildrop.wait_closed()
+        if shared is not None:
+            try:
+                with move_on_after(CLOSE_TIMEOUT):
+                    await shared.wait_closed()
+            except Exception as error:
+                self.server_state.log_failure(self.id, "maildrops", error)
 
     def release_resources(self) -> None:
         """Close the maildrop so that another session can open it."""

@@ -149,7 +149,7 @@ class _Lock:
         self._closed = False
         self._guard = threading.Lock()
         self.released: threading.Event | None = None
-        """Set when ``close()`` has released the lock; None if it has not, or if a thread still holds the lock."""
+        """The event that is set when the lock is released; None before ``close()``, and if a thread held it then."""
 
     @classmethod
     def take(cls, maildir: Folder) -> _Lock | None:

@@ -221,7 +221,10 @@ class SharedMaildrop(OpenedMaildrop, Protocol):
     """
 
     async def wait_closed(self) -> None:
-        """Wait, after ``close()``, until another process can open the maildrop, or until a limit.  Never raises."""
+        """Wait, after ``close()``, until another process can open the maildrop.
+
+        It need not wait for a ``read()`` that was abandoned and still runs.  The server waits two seconds at most.
+        """
 
 
 class Maildrops(Protocol):

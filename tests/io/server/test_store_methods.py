@@ -428,3 +428,38 @@ def test_each_object_is_checked_although_the_check_of_its_class_is_remembered() 
         check_returned_interface(None, "stage", Partial(), stores.Staged)
     with pytest.raises(TypeError, match="must return an object"):
         check_returned_interface(None, "open", Sound(), stores.OpenedMaildrop)
+
+
+class ClosedMaildrop:
+    """A maildrop that cannot be used after ``close()``, and fails while the server waits for its release."""
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    @property
+    def messages(self) -> tuple[pop3.Message, ...]:
+        if self._closed:
+            raise ValueError("the maildrop is closed")
+        return (pop3.Message(size=1, unique_id="1"),)
+
+    async def read(self, number: int, offset: int = 0) -> pop3.Content:
+        raise AssertionError("not called")
+
+    async def update(self, deleted: frozenset[int]) -> None: ...
+
+    def close(self) -> None:
+        self._closed = True
+
+    async def wait_closed(self) -> None:
+        raise RuntimeError("the lock was lost")
+
+
+@on_both_loops
+@pytest.mark.parametrize("commands", [(b"QUIT",), (b"DELE 1", b"QUIT")])
+def test_failure_after_a_maildrop_is_closed_does_not_change_the_reply_to_quit(
+    run: Run, commands: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "mailauth_io.server")
+    kept = built(maildrops=returning("maildrops", "open", ClosedMaildrop()))
+    assert meet(run, lambda served: with_message(served, *commands)[-1], kept=kept, postmaster=None).startswith(b"+OK")
+    assert "the lock was lost" in caplog.text
