@@ -195,4 +195,5 @@ def _await_port(process: subprocess.Popen[bytes], port: int) -> None:
             return
         except OSError:
             time.sleep(0.05)
+    process.terminate()  # otherwise it would go on, and a later run would measure beside it
     sys.exit(f"the server did not start: {process.args!r}")

@@ -105,18 +105,8 @@ def recipients(number: int) -> Run:
     return sending(session(b"MAIL FROM:<alice@example.test> SIZE=1000\r\n"), pieces(lines))
 
 
-def content(line: bytes) -> Callable[[int], Run]:
-    """Content of the given number of bytes, of the same line again and again, in pieces of 64 KiB."""
-
-    def prepare(size: int) -> Run:
-        data = line * max(1, size // len(line))
-        return sending(session(ENVELOPE), [*pieces(data), b".\r\n"])
-
-    return prepare
-
-
-def content_in(piece: int, line: bytes = TEXT) -> Callable[[int], Run]:
-    """Content in pieces of *piece* bytes."""
+def content(line: bytes = TEXT, piece: int = PIECE) -> Callable[[int], Run]:
+    """Content of the given number of bytes, of the same line again and again, in pieces of *piece* bytes."""
 
     def prepare(size: int) -> Run:
         data = line * max(1, size // len(line))
@@ -224,7 +214,7 @@ ROWS: Final = (
     Row("hostile: only dots", "byte", (3_000, 300_000, 3_000_000), content(b"." * 990 + b"\r\n")),
     Row("hostile: each piece ends after CR", "byte", (10_000, 100_000, 1_000_000), split_after_cr),
     Row("hostile: BDAT of one byte", "chunk", (100, 1_000, 20_000), one_byte_chunks),
-    Row("hostile: content, one byte at a time", "byte", (1_000, 10_000, 200_000), content_in(1)),
+    Row("hostile: content, one byte at a time", "byte", (1_000, 10_000, 200_000), content(piece=1)),
     Row("hostile: commands, one byte at a time", "byte", (1_000, 10_000, 100_000), command_by_bytes),
 )
 
