@@ -25,6 +25,8 @@ BYTES: tuple[tuple[str, Call], ...] = (
     ("data", lambda wrong: pop3.ClientConnection(pop3.ClientSettings()).receive_data(wrong)),
     ("data", sasl.encode_base64),
     ("line", sasl.decode_base64),
+    ("line", smtp.ServerSettings().parse_command),
+    ("line", pop3.ServerSettings().parse_command),
     ("password", lambda wrong: sasl.scram_keys(wrong, b"salt", 4096)),
     ("salt", lambda wrong: sasl.scram_keys(b"password", wrong, 4096)),
     ("key", lambda wrong: sasl.ScramDecoy(key=wrong)),

@@ -25,7 +25,7 @@ def test_tolerance_that_changes_the_meaning_is_found(
     def too_tolerant(verb: str, argument: str) -> str:
         return normalize(verb, argument).replace('"a b"', '"ab"')
 
-    monkeypatch.setattr("mailauth.smtp.server.normalize", too_tolerant)
+    monkeypatch.setattr(_command_lines, "normalize", too_tolerant)
     assert fuzz.main(["--inputs", "500", "--seed", "7"]) == 1
     assert capsys.readouterr().out.startswith("SMTP server: Finding: ")
 

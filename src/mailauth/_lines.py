@@ -33,6 +33,15 @@ def check_line(line: object) -> bytes:
     return line
 
 
+def check_command_line(line: object) -> bytes:
+    """Return *line*, a received line without its CRLF.  Raises LocalProtocolError unless it is bytes without CRLF."""
+    if not isinstance(line, bytes):
+        raise wrong_type("line", bytes, line)
+    if CRLF in line:
+        raise LocalProtocolError("line must be one line without its CRLF; split the data at CRLF, and pass each line")
+    return line
+
+
 class LineTooLong(Exception):
     """A line was longer than the limit.  Its bytes were discarded on arrival.
 

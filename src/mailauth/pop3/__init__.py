@@ -4,6 +4,8 @@ from ..events import MessageChunk
 from ..sasl import ApopClient, ApopServer, UserPassClient, UserPassServer
 from .client import ClientConnection
 from .commands import (
+    Apop,
+    ArgumentCommand,
     Auth,
     Capa,
     Dele,
@@ -12,12 +14,14 @@ from .commands import (
     NoArgumentCommand,
     Noop,
     OptionalNumber,
+    Pass,
     Quit,
     Retrieve,
     Rset,
     Stat,
     Stls,
     Uidl,
+    User,
     Utf8,
 )
 from .content import Lines
@@ -48,8 +52,10 @@ __all__ = [
     "ALL_MECHANISMS",
     "DEFAULT_MECHANISMS",
     "TRANSITIONS",
+    "Apop",
     "ApopClient",
     "ApopServer",
+    "ArgumentCommand",
     "Auth",
     "AuthenticationRejected",
     "Capa",
@@ -75,6 +81,7 @@ __all__ = [
     "Noop",
     "OpenMaildrop",
     "OptionalNumber",
+    "Pass",
     "Quit",
     "Reply",
     "ReplyReceived",
@@ -90,6 +97,7 @@ __all__ = [
     "Uidl",
     "Unavailable",
     "Update",
+    "User",
     "UserPassClient",
     "UserPassServer",
     "Utf8",

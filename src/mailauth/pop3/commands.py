@@ -311,7 +311,14 @@ def checked_list(number: int) -> List:
 
 @attrs.frozen(kw_only=True)
 class ArgumentCommand(Command):
-    """A command whose argument the mechanism interprets: any bytes except CR, LF and NUL."""
+    """A command whose argument the mechanism interprets: any bytes except CR, LF and NUL.
+
+    A client does not send it directly: use ``authenticate()``.  A server does not return it as an event.
+
+        match settings.parse_command(line):
+            case pop3.ArgumentCommand(verb=verb):
+                print(f"{verb}, with an argument that may be a secret")
+    """
 
     verb: ClassVar[str]
 
@@ -321,6 +328,7 @@ class ArgumentCommand(Command):
 
     @classmethod
     def parse(cls, argument: bytes) -> Self:
+        """Return the command.  Raises Malformed if *argument* is empty, or contains CR, LF or NUL."""
         if not _ARGUMENT.fullmatch(argument):
             raise Malformed(f"{cls.verb} requires an argument, without CR, LF or NUL")
         command = new(cls)
@@ -328,6 +336,7 @@ class ArgumentCommand(Command):
         return command
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         return self.verb.encode("ascii") + b" " + self.argument + b"\r\n"
 
 
@@ -335,21 +344,39 @@ class ArgumentCommand(Command):
 
 
 class User(ArgumentCommand):
-    """``USER``: a user name (RFC 1939 section 7)."""
+    """``USER``: a user name (RFC 1939 section 7).
+
+    For example:
+
+        >>> pop3.ServerSettings().parse_command(b"USER alice").argument
+        b'alice'
+    """
 
     __slots__ = ()
     verb: ClassVar[str] = "USER"
 
 
 class Pass(ArgumentCommand):
-    """``PASS``: all bytes after the first space are the password, including spaces (RFC 1939 section 7)."""
+    """``PASS``: all bytes after the first space are the password, including spaces (RFC 1939 section 7).
+
+    For example:
+
+        >>> pop3.ServerSettings().parse_command(b"PASS correct  horse ").argument
+        b'correct  horse '
+    """
 
     __slots__ = ()
     verb: ClassVar[str] = "PASS"
 
 
 class Apop(ArgumentCommand):
-    """``APOP``: a user name and a digest over the timestamp of the greeting (RFC 1939 section 7)."""
+    """``APOP``: a user name and a digest over the timestamp of the greeting (RFC 1939 section 7).
+
+    For example:
+
+        >>> pop3.ServerSettings().parse_command(b"APOP alice c4c9334bac560ecc979e58001b3e22fb").argument
+        b'alice c4c9334bac560ecc979e58001b3e22fb'
+    """
 
     __slots__ = ()
     verb: ClassVar[str] = "APOP"

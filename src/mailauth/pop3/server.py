@@ -14,12 +14,12 @@ import attrs
 from .. import sasl
 from .._lines import LineBuffer, LineEnds, LineTooLong
 from .._machine import Phase
-from .._server import ServerMachine, login_failed, parse_error_text
+from .._server import ServerMachine, login_failed
 from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Accept, Action, CloseReason, Command, Question, Tls
 from . import _fast_path, _standard_replies
-from ._grammar import normalize
+from ._command_lines import login_line_limit, parse_argument, split_line
 from .commands import Apop, Auth, Dele, Pass, Quit, Retrieve, User
 from .content import Lines, MessageSender, needs_utf8
 from .events import CommandRejected, Connected, OpenMaildrop, RetrieveMore, ServerEvent, Update
@@ -42,12 +42,6 @@ _USER_STARTED: Final = sasl.AuthenticationStarted(mechanism="USER")
 _APOP_STARTED: Final = sasl.AuthenticationStarted(mechanism="APOP")
 _QUIT: Final = Quit()
 _QUIT_DELETING: Final = Quit(deleting=True)
-
-_LONG_COMMANDS: Final = (b"AUTH ", b"PASS ")
-"""The commands that carry a token or a password."""
-
-_DATA_FOLLOWS: Final = frozenset({"USER", "PASS", "APOP"})
-"""The commands in which everything after the one space is data (RFC 1939 section 7)."""
 
 _FROM_A_BROWSER: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
 
@@ -178,19 +172,14 @@ class ServerConnection(ServerMachine[ServerEvent]):
         """
         received = self._input
         received.gather()
-        begin = received.data[received.offset : received.offset + 5].upper()
-        if begin in _LONG_COMMANDS and not self._settings.strict_syntax:
-            return max(limit, sasl.MAX_LINE)
-        return limit
+        begin = received.data[received.offset : received.offset + 5]
+        return login_line_limit(begin, limit, strict=self._settings.strict_syntax)
 
     def _read(self, line: bytes) -> ServerEvent | None:
         """Handle *line*, which is not one of the common lines."""
-        word, blank, argument = line.partition(b" ")
-        verb = word.upper().decode("latin-1")
+        strict = self._settings.strict_syntax
+        verb, argument = split_line(line, strict=strict)
         row = self._settings.table.get(verb)
-        if row is None and word.endswith(b"\t") and not argument.strip(b" \t") and not self._settings.strict_syntax:
-            verb = verb.rstrip("\t")
-            row = self._settings.table.get(verb)
         if row is None:
             if verb in _FROM_A_BROWSER and self._state is _AUTHORIZATION:
                 # A web page makes a browser connect here (CVE-2021-3618): end the session at once.
@@ -201,22 +190,12 @@ class ServerConnection(ServerMachine[ServerEvent]):
         if self._state not in row.states:
             return self._reject(verb, line, _standard_replies.BAD_SEQUENCE)
         try:
-            if blank and row.name not in _DATA_FOLLOWS:
-                argument = self._prepare_argument(row, argument)
-            command = row.parse(argument)
-        except (ValueError, LocalProtocolError) as error:
-            text = parse_error_text(error)
+            command = parse_argument(row, argument, strict=strict)
+        except Malformed as error:
+            text = str(error)
             # A text in brackets would be a response code.
             return self._reject(verb, line, Reply(False, "", f"syntax: {text}" if text.startswith("[") else text))
         return self._handle_command(row, command, line)
-
-    def _prepare_argument(self, row: Verb[Any], argument: bytes) -> bytes:
-        """Return *argument*, which follows a space, as the parser of *row* expects it.  Raises Malformed."""
-        if self._settings.strict_syntax:
-            if not argument:
-                raise Malformed("no space may follow a verb without an argument")
-            return argument
-        return argument if row.secret and row.name != "AUTH" else normalize(row.name, argument)
 
     def _handle_command(self, row: Verb[Any], command: Command, line: bytes) -> ServerEvent | None:
         refusal = None if row.check is None else row.check(self, command)

@@ -13,10 +13,13 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import sasl
+from .._lines import check_command_line
 from .._validators import check_integer, frozenset_of, integer, positive, tuple_of, value_of
-from ..errors import LocalProtocolError
-from ..events import NeedData, Tls
+from ..errors import LocalProtocolError, Malformed
+from ..events import Command, NeedData, Tls
 from ..sasl.offer import checked_context
+from . import _standard_replies
+from ._command_lines import login_line_limit, parse_argument, split_line
 from .replies import Reply
 from .states import State
 from .verbs import Verb, by_name
@@ -249,6 +252,28 @@ class ServerSettings:
         )
         always = ("RESP-CODES", "AUTH-RESP-CODE", "PIPELINING")
         return (*about_messages, *always, *about_login, *(line for line, on in rows if on))
+
+    def parse_command(self, line: bytes) -> Command:
+        """Return the command in *line*, parsed as a server with these settings parses it.
+
+        *line* is without its CRLF.  The state of a session is not considered, nor whether a login succeeds: a server
+        may still reject the command as out of order or not offered, or because the message does not exist.  AUTH and
+        PASS may be as long as before the login.
+
+        Raises Malformed if a server rejects the line for its syntax or its length, or does not have the verb (RFC 1939
+        section 3).  Raises LocalProtocolError if *line* is not bytes, or contains a CRLF.
+
+            >>> pop3.ServerSettings().parse_command(b"top 2  10")
+            Retrieve(number=2, lines=10)
+        """
+        strict = self.strict_syntax
+        if len(check_command_line(line)) + 2 > login_line_limit(line, self.max_command_line, strict=strict):
+            raise Malformed(_standard_replies.LINE_TOO_LONG.text)
+        verb, argument = split_line(line, strict=strict)
+        row = self.table.get(verb)
+        if row is None:
+            raise Malformed(_standard_replies.UNKNOWN_COMMAND.text)
+        return parse_argument(row, argument, strict=strict)
 
     @cached_property
     def table(self) -> Mapping[str, Verb[Any]]:

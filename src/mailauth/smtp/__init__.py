@@ -4,6 +4,7 @@ from ..events import MessageChunk
 from ._grammar import Mailbox, decode_xtext, encode_xtext
 from .client import ClientConnection
 from .commands import (
+    Auth,
     Bdat,
     Data,
     GenericCommand,
@@ -45,6 +46,7 @@ from .verbs import TRANSITIONS, Accepted, Effect, Verb, View
 __all__ = [
     "TRANSITIONS",
     "Accepted",
+    "Auth",
     "AuthenticationRejected",
     "Bdat",
     "Body",

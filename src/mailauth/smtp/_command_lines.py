@@ -3,17 +3,19 @@
 Both give equal values for the same line; a test compares them.  The regular expression exists only for speed.
 
 The full parsers know nothing of ``strict_syntax``: unless it is set, ``normalize()`` prepares the line for them, and if
-it is set, ``check_strict()`` examines what they return.
+it is set, ``check_strict()`` examines what they return.  The server and ``ServerSettings.parse_command()`` both call
+``split_line()``, then ``parse_argument()`` with the row of the verb.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
+from .._server import parse_error_text
 from .._unchecked import new
-from ..errors import Malformed
+from ..errors import LocalProtocolError, Malformed
 from ..events import Command
 from ._grammar import (
     DOMAIN,
@@ -39,6 +41,9 @@ from .commands import (
     is_client_name,
 )
 from .parameters import Body
+
+if TYPE_CHECKING:
+    from .verbs import Verb
 
 # Only the keywords ignore case: a pattern that ignores case everywhere takes twice as long.
 COMMON: Final = re.compile(
@@ -126,9 +131,11 @@ def split_line(line: bytes, *, smtputf8: bool = False, strict: bool = False) -> 
     """Return the verb in upper case, and the text after the first space.
 
     Raises Malformed unless *line* is printable ASCII.  With *smtputf8*, a command whose argument may contain a mailbox
-    may also contain UTF-8 without control characters.  Unless *strict*, the name of a client may have any encoding;
-    bytes that are not UTF-8 become surrogates.
+    may also contain UTF-8 without control characters.  Unless *strict*, blanks at the end are removed, and the name of
+    a client may have any encoding; bytes that are not UTF-8 become surrogates.
     """
+    if not strict:
+        line = line.rstrip(b" \t")
     try:
         text = line.decode("ascii")
     except UnicodeDecodeError:
@@ -155,6 +162,24 @@ def _decode_non_ascii(line: bytes, *, smtputf8: bool, strict: bool) -> str:
         if is_text(text):
             return text
     raise Malformed("a command must be printable ASCII")
+
+
+def parse_argument(row: Verb[Any], argument: str, line: bytes, *, strict: bool) -> Command:
+    """Return the command of *row* whose *argument* ``split_line()`` has found in *line*.
+
+    Raises Malformed, with a text for the reply, for each error of the parser that is a fault of the client.
+    """
+    try:
+        if not strict:
+            command: Command = row.parse(normalize(row.name, argument))
+            return command
+        if line.endswith(b" "):
+            raise Malformed("trailing space not allowed")
+        command = row.parse(argument)
+        check_strict(command)
+    except (ValueError, LocalProtocolError) as error:
+        raise Malformed(parse_error_text(error)) from None  # the error may quote a secret
+    return command
 
 
 def normalize(verb: str, argument: str) -> str:

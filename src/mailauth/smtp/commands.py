@@ -257,7 +257,14 @@ class StartTls(NoArgumentCommand, VerdictQuestion):
 @shared_methods
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Auth(Command):
-    """``AUTH`` (RFC 4954 section 4).  Do not send it directly: use ``authenticate()``."""
+    """``AUTH`` (RFC 4954 section 4): begin a login.
+
+    A client does not send it directly: use ``authenticate()``.  A server does not return it as an event; a login begins
+    with AuthenticationStarted.
+
+        >>> smtp.ServerSettings().parse_command(b"AUTH PLAIN AGFsaWNlAHNlY3JldA==").mechanism
+        'PLAIN'
+    """
 
     verb: ClassVar[str] = "AUTH"
 
@@ -269,6 +276,7 @@ class Auth(Command):
 
     @classmethod
     def parse(cls, argument: str) -> Self:
+        """Parse a mechanism, and an initial response if there is one.  Raises Malformed."""
         mechanism, space, response = argument.partition(" ")
         if not mechanism or (space and not response) or not response.isascii():
             raise Malformed("syntax: AUTH mechanism [initial-response]")
@@ -283,6 +291,7 @@ class Auth(Command):
         return auth
 
     def to_wire(self) -> bytes:
+        """Return the line with its CRLF."""
         response = b"" if self.initial_response is None else b" " + self.initial_response
         return b"AUTH " + self.mechanism.encode("ascii") + response + b"\r\n"
 

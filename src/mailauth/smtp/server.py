@@ -13,14 +13,14 @@ from typing import Any, Final, TypeAlias, TypeVar, cast, final
 from .. import sasl
 from .._lines import LineTooLong
 from .._machine import Phase
-from .._server import ServerMachine, parse_error_text
+from .._server import ServerMachine
 from .._unchecked import new, slot_setters
 from .._validators import check_type
 from ..errors import LocalProtocolError, Malformed
 from ..events import Action, CloseReason, Command, MessageChunk, Question, Tls
 from ..sasl.messages import authentication_started
 from . import _fast_path, _standard_replies, content
-from ._command_lines import COMMON, check_strict, from_common, normalize, split_line
+from ._command_lines import COMMON, from_common, parse_argument, split_line
 from ._grammar import Mailbox
 from .commands import Auth, Bdat, Data, Mail, MessageComplete, Rcpt
 from .events import CommandRejected, Connected, ContentFault, MessageAborted, ServerEvent
@@ -192,9 +192,8 @@ class ServerConnection(ServerMachine[ServerEvent]):
         """Handle *line*, which is not one of the common lines."""
         settings = self._settings
         strict = settings.strict_syntax
-        said = line if strict else line.rstrip(b" \t")
         try:
-            verb, argument = split_line(said, smtputf8=settings.smtputf8, strict=strict)
+            verb, argument = split_line(line, smtputf8=settings.smtputf8, strict=strict)
         except Malformed:
             return self._reject("", line, _standard_replies.BAD_LINE)
         row = settings.table.get(verb)
@@ -205,13 +204,9 @@ class ServerConnection(ServerMachine[ServerEvent]):
                 return self._reject_foreign_protocol(line)
             return self._reject("", line, _standard_replies.UNKNOWN_COMMAND)
         try:
-            if strict and said.endswith(b" "):
-                raise Malformed("trailing space not allowed")
-            command = row.parse(argument if strict else normalize(verb, argument))
-            if strict:
-                check_strict(command)
-        except (ValueError, LocalProtocolError) as error:
-            reply = Reply(501, "5.5.4", parse_error_text(error))
+            command = parse_argument(row, argument, line, strict=strict)
+        except Malformed as error:
+            reply = Reply(501, "5.5.4", str(error))
             if row.effect is _BEGIN_CHUNK and self._state is not State.REFUSING:
                 return self._close_endless_chunk(line, reply)
             return self._reject(verb, b"AUTH" if row.effect is Effect.BEGIN_LOGIN else line, reply)

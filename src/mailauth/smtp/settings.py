@@ -12,12 +12,15 @@ from typing import Any, Final
 import attrs
 
 from .. import sasl
+from .._lines import check_command_line
 from .._patterns import LazyPattern
 from .._validators import frozenset_of, integer, positive, tuple_of, value_of
 from .._values import shared_methods
 from ..errors import LocalProtocolError, Malformed
 from ..events import Command, NeedData, Tls
 from ..sasl.offer import checked_context
+from . import _standard_replies
+from ._command_lines import parse_argument, split_line
 from ._grammar import check_domain
 from .commands import GenericCommand, Mail, MessageComplete, Rcpt
 from .content import ContentLimits
@@ -346,6 +349,28 @@ class ServerSettings:
             binary=self.allow_bare_line_ends,
         )
         return text, attrs.evolve(text, binary=True)
+
+    def parse_command(self, line: bytes) -> Command:
+        """Return the command in *line*, parsed as a server with these settings parses it.
+
+        *line* is without its CRLF.  The state of a session is not considered, nor whether a login succeeds: a server
+        may still reject the command as out of order, not offered or too large.
+
+        Raises Malformed if a server rejects the line for its syntax, by 500 or 501 (RFC 5321 section 4.2.4), or does
+        not have the verb (502, or 421 for a request of HTTP).  Raises LocalProtocolError if *line* is not bytes, or
+        contains a CRLF.
+
+            >>> smtp.ServerSettings().parse_command(b"rcpt to: <dinah@example.org>").forward_path.local_part
+            'dinah'
+        """
+        if len(check_command_line(line)) + 2 > self.max_command_line:
+            raise Malformed(_standard_replies.LINE_TOO_LONG.text)
+        strict = self.strict_syntax
+        verb, argument = split_line(line, smtputf8=self.smtputf8, strict=strict)
+        row = self.table.get(verb)
+        if row is None:
+            raise Malformed(_standard_replies.UNKNOWN_COMMAND.text)
+        return parse_argument(row, argument, line, strict=strict)
 
     def help_reply(self, tls: Tls | None) -> Reply:
         """Return the reply to HELP: the verbs, without those that the EHLO reply does not offer with *tls*."""
