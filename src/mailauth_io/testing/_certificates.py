@@ -1,0 +1,181 @@
+"""The certificates of the test server: one that is valid, and others with one fault each.
+
+The keys exist only in this process.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias, get_args
+
+import attrs
+
+from ..adapters.tls.certificates import NAMES, TrustmeMissing, server_context
+from ..adapters.tls.channel_binding import BindingContext
+
+if TYPE_CHECKING:
+    import trustme
+
+CertificateKind: TypeAlias = Literal["valid", "expired", "wrong_host", "untrusted"]
+
+KINDS: Final[tuple[CertificateKind, ...]] = get_args(CertificateKind)
+
+OTHER_HOST: Final = "other-host.test"
+"""The only name in the certificate ``wrong_host``.  No host has it (RFC 6761 section 6.2)."""
+
+VALIDITY_OF_EXPIRED: Final = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 12, 31, tzinfo=UTC))
+"""The first and the last moment of the certificate ``expired``."""
+
+_CA_FILE: Final = "mailauth-test-ca.pem"
+
+
+def check_kind(kind: object) -> CertificateKind:
+    """Return *kind*.  Raises ValueError if it is not one of ``KINDS``."""
+    for known in KINDS:
+        if kind == known:
+            return known
+    raise ValueError(f"certificate must be one of {', '.join(map(repr, KINDS))}, not {kind!r}")
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class CertificateSet:
+    """A CA, and server certificates for ``localhost``, ``127.0.0.1`` and ``::1`` (``NAMES``).
+
+    ``expired``, ``wrong_host`` and ``untrusted`` have one fault each, and are valid in all other respects.  Each has
+    its own key and context, so a client cannot resume a session that began with another certificate.
+
+    For example:
+
+        certificates = CertificateSet.of_process()
+        server, client = certificates.contexts["expired"], certificates.client_context()
+    """
+
+    authority: bytes = attrs.field(repr=False)
+    """The certificate of the CA, in PEM."""
+
+    contexts: Mapping[CertificateKind, BindingContext] = attrs.field(repr=False)
+    """The context of a server for each certificate."""
+
+    @classmethod
+    def create(cls) -> Self:
+        """Create the keys and certificates: about 10 ms.
+
+        Raises TrustmeMissing if the extra ``trial`` is not installed.
+        """
+        try:
+            import trustme
+        except ImportError:
+            raise TrustmeMissing(
+                "the certificates of the test server need the package trustme: pip install 'mailauth[trial]'"
+            ) from None
+        authority = trustme.CA()
+        # fetchmail requires a common name.
+        issue = partial(authority.issue_cert, *NAMES, common_name=NAMES[0])
+        not_before, not_after = VALIDITY_OF_EXPIRED
+        issued: dict[CertificateKind, trustme.LeafCert] = {
+            "valid": issue(),
+            "expired": issue(not_before=not_before, not_after=not_after),
+            "wrong_host": authority.issue_cert(OTHER_HOST, common_name=OTHER_HOST),
+            "untrusted": trustme.CA().issue_cert(*NAMES, common_name=NAMES[0]),
+        }
+        contexts: dict[CertificateKind, BindingContext] = {kind: _context_with(one) for kind, one in issued.items()}
+        return cls(authority=authority.cert_pem.bytes(), contexts=contexts)
+
+    @staticmethod
+    def of_process() -> CertificateSet:
+        """Return the set of this process, which the first call creates.  Any thread may call it."""
+        return _OF_PROCESS.get()
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a new context for a client that trusts only the CA, and verifies certificates and host names.
+
+        It requires TLS 1.2 (RFC 8996), and certificates without any deviation from RFC 5280 (VERIFY_X509_STRICT).
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        context.load_verify_locations(cadata=self.authority.decode("ascii"))
+        return context
+
+    def ca_file(self, directory: Path) -> Path:
+        """Write the certificate of the CA to a file in *directory*, in PEM, and return its path."""
+        path = directory / _CA_FILE
+        path.write_bytes(self.authority)
+        return path
+
+
+def _context_with(certificate: trustme.LeafCert) -> BindingContext:
+    context = server_context()
+    # Its parameter may also be a context of pyOpenSSL, which need not be installed.
+    certificate.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+    return context
+
+
+class _SetOfProcess:
+    """Creates one CertificateSet when it is first needed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._set: CertificateSet | None = None
+
+    def get(self) -> CertificateSet:
+        with self._lock:
+            if self._set is None:
+                self._set = CertificateSet.create()
+            return self._set
+
+
+_OF_PROCESS: Final = _SetOfProcess()
+
+
+class SelectableContext(BindingContext):
+    """A context for a server that presents the certificate that ``present()`` selected last.
+
+    A connection keeps the certificate of its handshake.  Attributes set on this context have no effect, and no
+    certificate is loaded into it.
+
+    For example:
+
+        context = SelectableContext.of(CertificateSet.of_process())
+        context.present("expired")  # from the next handshake on
+    """
+
+    _contexts: Mapping[CertificateKind, BindingContext]
+    _current: BindingContext
+
+    @classmethod
+    def of(cls, certificates: CertificateSet) -> Self:
+        """Return a context that presents the certificates in *certificates*; ``valid`` is selected."""
+        context = cls(ssl.PROTOCOL_TLS_SERVER)
+        context._contexts = certificates.contexts
+        context.present("valid")
+        context.minimum_version = context._current.minimum_version  # the default is lower on some systems
+        return context
+
+    def present(self, kind: CertificateKind) -> None:
+        """Select the certificate for all later handshakes.  Any thread may call it.
+
+        Raises ValueError if *kind* is not one of ``KINDS``.
+        """
+        self._current = self._contexts[check_kind(kind)]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As ``ssl.SSLContext.wrap_bio``, with the context of the selected certificate."""
+        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate that the next handshake presents, in DER."""
+        return self._current.certificate
