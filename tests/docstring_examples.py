@@ -79,7 +79,11 @@ def public_objects(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
 
 
 def namespace(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
-    """Return the names that an example may use: of ``mailauth``, the client, the modules, and the standard library."""
+    """Return the names that an example may use: of ``mailauth``, the client, the modules, and the standard library.
+
+    Of several modules with the same last name, it is the one with the shortest: ``smtp`` is ``mailauth.smtp``.
+    """
+    shortest_last = sorted(modules, key=lambda name: name.count("."), reverse=True)
     standard = (hashlib, io, ipaddress, logging, secrets, ssl, sys, tempfile)
     return {
         **{module.__name__: module for module in standard},
@@ -88,7 +92,7 @@ def namespace(modules: Mapping[str, ModuleType]) -> dict[str, Any]:
         "Set": Set,
         **{name: getattr(mailauth, name) for name in mailauth.__all__},
         **{name: getattr(mailauth_io.client, name) for name in mailauth_io.client.__all__},
-        **{name.rpartition(".")[2]: module for name, module in modules.items()},
+        **{name.rpartition(".")[2]: modules[name] for name in shortest_last},
     }
 
 
