@@ -593,6 +593,13 @@ def test_catalogue_has_each_constant_under_its_name(protocol: str) -> None:
     assert len({(odd.step, odd.data) for odd in constants.values()}) == len(constants)
 
 
+def test_name_begins_with_the_step() -> None:
+    names = {Auth: "AUTH", pop3.Auth: "AUTH", smtp.MessageComplete: "MESSAGE", pop3.Retrieve: "RETR TOP"}
+    for odd in ALL:
+        usual = "GREETING" if odd.step in (smtp.Connected, pop3.Connected) else getattr(odd.step, "verb", "")
+        assert odd.name.split("_")[0] in names.get(odd.step, usual).split()
+
+
 def test_catalogue_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         odd_replies.smtp.ALL["X"] = ALL[0]  # type: ignore[index]
@@ -606,10 +613,8 @@ def test_positive_replies_are_known_by_their_first_bytes(protocol: str) -> None:
 
 
 def test_challenges_are_the_replies_to_which_the_client_sends_a_response() -> None:
-    answered = {
-        odd.name for odd in ALL if odd.step in (Auth, pop3.Auth) and RESULTS[odd.protocol][odd.name][-1] == WAITS
-    }
-    assert {odd.name for odd in ALL if odd.challenge} == answered
+    answered = [odd for odd in ALL if odd.step in (Auth, pop3.Auth) and RESULTS[odd.protocol][odd.name][-1] == WAITS]
+    assert [odd for odd in ALL if odd.challenge] == answered
 
 
 @each_reply
