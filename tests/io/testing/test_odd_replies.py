@@ -612,9 +612,11 @@ def test_positive_replies_are_known_by_their_first_bytes(protocol: str) -> None:
     assert found == NOT_POSITIVE[protocol]
 
 
-def test_challenges_are_the_replies_to_which_the_client_sends_a_response() -> None:
+def test_challenges_are_known_by_their_first_bytes_or_marked() -> None:
+    """The test server sends them in place of its own challenge, and the others in place of its last reply."""
     answered = [odd for odd in ALL if odd.step in (Auth, pop3.Auth) and RESULTS[odd.protocol][odd.name][-1] == WAITS]
-    assert [odd for odd in ALL if odd.challenge] == answered
+    marked = [odd_replies.pop3.AUTH_PROMPT_WITH_OK]
+    assert {odd for odd in ALL if odd.challenge} == {*answered, *marked}
 
 
 @each_reply
@@ -638,6 +640,7 @@ def test_meaning_says_who_sends_it_and_what_a_client_does(odd: OddReply) -> None
         ({"step": sasl.CheckPassword}, TypeError, "such as smtp.Rcpt"),
         ({"data": "250 ok\r\n"}, TypeError, r"data must be bytes, not str; use .encode\(\)"),
         ({"data": b""}, ValueError, "use STALL"),
+        ({"challenge": 1}, TypeError, "challenge must be a bool"),
         ({"meaning": None}, TypeError, "meaning must be a str"),
         ({"meaning": ""}, ValueError, "meaning must not be empty"),
     ],

@@ -37,6 +37,15 @@ def _check_meaning(_: object, __: attrs.Attribute[Any], value: Any) -> None:
     check_text("meaning", value)
 
 
+def _check_challenge(_: object, __: attrs.Attribute[Any], value: Any) -> None:
+    check_type("challenge", value, bool)
+
+
+def _looks_like_a_challenge(odd: OddReply) -> bool:
+    data: Any = odd.data  # the type is not validated yet
+    return isinstance(data, bytes) and data.startswith((b"334", b"+ ", b"+\r\n"))
+
+
 def _shortened(data: bytes) -> str:
     """Return *data* for the repr, of which a failed test shows many."""
     return repr(data) if len(data) <= _SHOWN else f"<{len(data)} bytes that begin with {data[: _SHOWN // 2]!r}>"
@@ -68,6 +77,13 @@ class OddReply:
     meaning: str = attrs.field(validator=_check_meaning)
     """Which servers send it, and what a tolerant client does."""
 
+    challenge: bool = attrs.field(
+        default=attrs.Factory(_looks_like_a_challenge, takes_self=True), validator=_check_challenge
+    )
+    """Whether it is sent where the challenge of a login is due, not the last reply.
+
+    The default is what it looks like: true for 334 in SMTP, and for ``+`` without OK in POP3."""
+
     @property
     def protocol(self) -> Literal["SMTP", "POP3"]:
         """The protocol of *step*."""
@@ -81,13 +97,6 @@ class OddReply:
         """
         start = self.data.lstrip(b"\r\n")[:1]
         return start in (b"2", b"3") if self.protocol == "SMTP" else start == b"+"
-
-    @property
-    def challenge(self) -> bool:
-        """Whether it is a challenge of a login, to which the client responds: 334 in SMTP, ``+`` without OK in POP3."""
-        if self.protocol == "SMTP":
-            return self.data.startswith(b"334")
-        return self.data.startswith((b"+ ", b"+\r\n"))
 
 
 def by_name(replies: Iterable[object]) -> Mapping[str, OddReply]:

@@ -386,6 +386,7 @@ AUTH_PROMPT_WITH_OK: Final = OddReply(
     name="AUTH_PROMPT_WITH_OK",
     step=Auth,
     data=b"+OK\r\n",
+    challenge=True,
     meaning="From Exchange 2003, where + is due.  It says that the login has succeeded, although no password was"
     " sent: a client must not believe it, and ends the connection.",
 )
