@@ -53,7 +53,7 @@ def peer() -> None:
     from mailauth_io.adapters import Peer
 
     same = Peer("127.0.0.1", 1)
-    replace(on_asyncio._Stream, "peer", lambda self: same)
+    replace(on_asyncio.TransportStream, "peer", lambda self: same)
 
 
 def linger() -> None:

@@ -60,7 +60,7 @@ class _Timekeeper(Timekeeper):
     __slots__ = ("_loop", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, streams: Iterable[Stream]) -> None:
-        super().__init__(cast("Iterable[_Stream]", streams))
+        super().__init__(cast("Iterable[TransportStream]", streams))
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
@@ -111,7 +111,7 @@ def _turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
     return turns
 
 
-class _Stream(asyncio.Protocol, Stream):
+class TransportStream(asyncio.Protocol, Stream):
     """A transport that one task reads.  If data arrives while the task does not read, the transport is paused."""
 
     __slots__ = (
@@ -127,8 +127,8 @@ class _Stream(asyncio.Protocol, Stream):
         self,
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
-        made: Callable[[_Stream], None] | None = None,
-        timekeeper: _Timekeeper | None = None,
+        made: Callable[[TransportStream], None] | None = None,
+        timekeeper: Timekeeper | None = None,
     ) -> None:
         # asyncio's own time() only calls time.monotonic(), so skip that call.
         self.now = time.monotonic if type(loop).time is asyncio.BaseEventLoop.time else loop.time
@@ -288,18 +288,18 @@ class Listener(adapters.Listener):
         self.turns = _turns_of(loop)
         timekeeper = _Timekeeper(loop, self._connections)
 
-        def made(stream: _Stream) -> None:
+        def made(stream: TransportStream) -> None:
             if self.closing:
                 stream.abort()
             else:
                 self._connections[stream] = None
                 stream.task = loop.create_task(self.handle(stream, session, build), name=_TASK_NAME)
 
+        factory = self._stream_factory(loop, made, timekeeper)
         # If create_server() itself started to listen, a cancellation during its last step would leave the sockets open.
         self._server = await loop.create_server(
-            lambda: _Stream(loop, self.limits, made, timekeeper), host, port, reuse_port=reuse_port,
-            start_serving=False, backlog=ACCEPTS_PER_TURN,
-        )  # fmt: skip
+            factory, host, port, reuse_port=reuse_port, start_serving=False, backlog=ACCEPTS_PER_TURN
+        )
         try:
             self.address, self.port = self._server.sockets[0].getsockname()[:2]
             await self._server.start_serving()
@@ -312,6 +312,15 @@ class Listener(adapters.Listener):
                 await self.aclose()
             finally:
                 timekeeper.set_timer(math.inf)
+
+    def _stream_factory(
+        self, loop: asyncio.AbstractEventLoop, made: Callable[[TransportStream], None], timekeeper: Timekeeper
+    ) -> Callable[[], asyncio.BaseProtocol]:
+        """Return the function that makes the stream of each connection, or a protocol that passes data to one.
+
+        *made* must be called with the stream when it is connected.
+        """
+        return lambda: TransportStream(loop, self.limits, made, timekeeper)
 
     def is_stray_cancellation(self, error: BaseException) -> bool:
         task = asyncio.current_task()
@@ -339,7 +348,7 @@ class Listener(adapters.Listener):
 
     def _tasks(self) -> set[asyncio.Task[None]]:
         """Return the tasks of all connections.  They are not kept in a set of their own, to save memory."""
-        return {cast(_Stream, stream).task for stream in self._connections}
+        return {cast(TransportStream, stream).task for stream in self._connections}
 
     async def _cancel_sessions(self) -> None:
         """Cancel the sessions that have not ended, and wait for them, as on trio, even if the caller is cancelled."""
@@ -371,7 +380,9 @@ async def _open_stream(host: str, port: int, local_address: str | None, limits: 
     async with asyncio.timeout(limits.connect_timeout):
         for address in await _look_up(host, port):
             try:
-                _, stream = await loop.create_connection(lambda: _Stream(loop, limits), address, port, local_addr=local)
+                _, stream = await loop.create_connection(
+                    lambda: TransportStream(loop, limits), address, port, local_addr=local
+                )
             except OSError as error:
                 errors.append(error)
             else:

@@ -132,7 +132,7 @@ async def connected(name: str, limits: Limits) -> tuple[Stream, socket.socket]:
     if name == "trio":
         return on_trio._Stream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), limits), theirs
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: on_asyncio._Stream(loop, limits), sock=ours)
+    _, stream = await loop.create_connection(lambda: on_asyncio.TransportStream(loop, limits), sock=ours)
     return stream, theirs
 
 

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Collection
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
 from mailauth import (
     BeginTls,
@@ -32,7 +32,7 @@ from mailauth import (
 from mailauth.sasl import AuthenticationStarted, ClientMechanism
 
 from .stream import READ_SIZE, Peer, Stream
-from .tls.layer import TlsLayer, TlsOptions, log_tls_failure, start_tls
+from .tls.layer import TlsLayer, TlsOptions, start_tls
 from .turns import EVENTS_PER_TURN, LOGIN
 
 __all__ = [
@@ -84,6 +84,8 @@ class AsyncConnection(Generic[E]):
         "peer",
     )
 
+    _server_side: ClassVar[bool]
+
     def __init__(
         self,
         machine: Machine[E],
@@ -105,10 +107,6 @@ class AsyncConnection(Generic[E]):
         self._closing_when_idle = False
         self._broken = ""
         self._cause: OSError | None = None  # the error of a client's TLS handshake
-
-    @property
-    def _server_side(self) -> bool:
-        return isinstance(self._machine, ServerMachine)
 
     def __aiter__(self) -> Self:
         return self
@@ -343,7 +341,7 @@ class AsyncConnection(Generic[E]):
         except OSError as error:
             if not self._server_side:
                 self._cause = error  # a client must report that it could not verify the server
-            log_tls_failure(self._stream, self.peer, error)
+            self._stream.tls_failed(self.peer, error)
             self._machine.receive_data(b"")
             return
         except BaseException:
@@ -397,6 +395,8 @@ class AsyncServerConnection(AsyncConnection[E]):
 
     __slots__ = ("machine",)
 
+    _server_side = True
+
     def __init__(
         self,
         machine: ServerMachine[E],
@@ -446,6 +446,8 @@ class AsyncClientConnection(AsyncConnection[E]):
     """
 
     __slots__ = ("machine",)
+
+    _server_side = False
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from ..logs import Event, describe_error, place
 from .connection import AsyncServerConnection
 from .proxy_header import proxied_peer
 from .stream import Peer, Stream
-from .tls.layer import TlsOptions, log_tls_failure, start_tls
+from .tls.layer import TlsOptions, start_tls
 from .turns import CONNECTION, Turns
 
 __all__ = ["Listener", "ListenerOptions", "MachineFactory", "OnError", "Session"]
@@ -181,7 +181,7 @@ class Listener(ABC):
                 try:
                     layer = await start_tls(stream, self._tls_options, server_side=True)
                 except OSError as error:
-                    log_tls_failure(stream, peer, error)
+                    stream.tls_failed(peer, error)
                     return
             connection = AsyncServerConnection(
                 build(secrets.token_bytes(32), None if layer is None else layer.tls),

@@ -5,8 +5,10 @@ Each adapter implements it once.  TLS is added by ``tls.layer``.
 
 from __future__ import annotations
 
+import logging
 import select
 import selectors
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, cast
@@ -176,6 +178,11 @@ class Stream(ABC):
         with _Selector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
             return bool(selector.select(0))
+
+    def tls_failed(self, peer: Peer, error: OSError) -> None:
+        """Log that the TLS handshake with *peer* failed, unless its network has caused many such lines."""
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
+        self.share.log(logging.INFO, "TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason})
 
     @abstractmethod
     def half_close(self) -> None:

@@ -236,7 +236,7 @@ def test_reading_is_paused_while_a_question_is_unanswered() -> None:
     async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         question = await anext(connection)
         stream = connection._stream
-        assert isinstance(stream, on_asyncio._Stream)
+        assert isinstance(stream, on_asyncio.TransportStream)
         while not stream._paused:
             await asyncio.sleep(0)
         assert 0 < len(stream.unread) <= 65_536
@@ -266,7 +266,7 @@ def test_data_that_arrives_with_the_cancellation_is_kept() -> None:
 
     async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
         stream = connection._stream
-        assert isinstance(stream, on_asyncio._Stream)
+        assert isinstance(stream, on_asyncio.TransportStream)
         task = asyncio.ensure_future(anext(connection))
         while stream._reader is None:
             await asyncio.sleep(0)

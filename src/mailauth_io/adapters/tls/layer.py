@@ -6,7 +6,6 @@ The minimum TLS version and the trusted authorities are set in the context.
 from __future__ import annotations
 
 import contextlib
-import logging
 import ssl
 from typing import Final
 
@@ -14,13 +13,13 @@ import attrs
 
 from mailauth import Tls
 
-from ..stream import READ_SIZE, Peer, Stream
+from ..stream import READ_SIZE, Stream
 from ..turns import CONNECTION, EVENTS_PER_TURN, HANDSHAKE
 from ._client_hello import ClientHello
 from ._record_counter import RecordCounter
 from .channel_binding import UNIQUE, BindingContext, channel_bindings
 
-__all__ = ["POP3", "SMTP", "NoApplicationProtocol", "TlsLayer", "TlsOptions", "log_tls_failure", "start_tls"]
+__all__ = ["POP3", "SMTP", "NoApplicationProtocol", "TlsLayer", "TlsOptions", "start_tls"]
 
 SMTP: Final = "smtp"
 POP3: Final = "pop3"
@@ -228,9 +227,3 @@ async def start_tls(stream: Stream, tls_options: TlsOptions, *, server_side: boo
                     await stream.write_all(_NO_APPLICATION_PROTOCOL)
                     raise NoApplicationProtocol(f"offered {sorted(hello.protocols)} by ALPN, not {tls_options.alpn}")
                 hello = None
-
-
-def log_tls_failure(stream: Stream, peer: Peer, error: OSError) -> None:
-    """Log that the handshake with *peer* failed, unless its network has caused many such lines."""
-    reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else type(error).__name__
-    stream.share.log(logging.INFO, "TLS failed", {"peer": peer.address, "port": peer.port, "reason": reason})
