@@ -205,6 +205,7 @@ class Link(asyncio.Transport, asyncio.Protocol):
         self._ended = True
         self._stop_receiving()
         self._loop.call_soon(self._stream.connection_lost, None)
+        self._discard()
         if self._lost:
             self._links.pop(self, None)
         elif self._sending:
@@ -213,7 +214,6 @@ class Link(asyncio.Transport, asyncio.Protocol):
                 or self._client.get_write_buffer_size()
                 or not all(stage.idle for stage in self._downstream)
             ):
-                self._discard()
                 self._send(Signal.CLOSE)
             else:
                 self._sending = False

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Unpack
+from typing import Literal, Unpack
 
 from .. import on_asyncio
 from .._checks import check_choice, check_function, check_integer, check_number, check_type
@@ -61,8 +61,8 @@ class Network:
         self,
         seconds: float,
         *,
-        direction: Direction = DOWNSTREAM,
-        protocol: Protocol | None = None,
+        direction: Literal["downstream", "upstream"] = "downstream",
+        protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
         """Let all data, and the end of the stream, arrive *seconds* later.
@@ -82,8 +82,8 @@ class Network:
         self,
         bytes_per_second: float,
         *,
-        direction: Direction = DOWNSTREAM,
-        protocol: Protocol | None = None,
+        direction: Literal["downstream", "upstream"] = "downstream",
+        protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
         """Let at most *bytes_per_second* through.
@@ -107,8 +107,8 @@ class Network:
         size: int,
         *,
         delay: float = 0.0,
-        direction: Direction = DOWNSTREAM,
-        protocol: Protocol | None = None,
+        direction: Literal["downstream", "upstream"] = "downstream",
+        protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
         """Cut the data after each *size* bytes of the connection, and wait *delay* seconds between two pieces.
@@ -128,7 +128,9 @@ class Network:
             lambda fault, loop, emit: Slicer(size, delay, fault, loop, emit),
         )  # fmt: skip
 
-    def reset_peer(self, *, after: int = 0, protocol: Protocol | None = None, connections: int | None = None) -> None:
+    def reset_peer(
+        self, *, after: int = 0, protocol: Literal["SMTP", "POP3"] | None = None, connections: int | None = None
+    ) -> None:
         """Reset the connection after *after* bytes were sent to the client: the client gets a TCP RST.
 
         0: before any data.  The reset follows a tenth of a second after the last byte, so that a client reads the data
@@ -149,8 +151,8 @@ class Network:
         self,
         size: int,
         *,
-        direction: Direction = DOWNSTREAM,
-        protocol: Protocol | None = None,
+        direction: Literal["downstream", "upstream"] = "downstream",
+        protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
         """Close the connection when *size* bytes have passed, with a FIN.
@@ -253,7 +255,7 @@ class Listener(on_asyncio.Listener):
         context: ssl.SSLContext | None,
         *,
         network: Network,
-        protocol: Protocol | None = None,
+        protocol: Literal["SMTP", "POP3"] | None = None,
         on_connect: Callable[[Peer], object] = lambda peer: None,
         on_tls_failure: Callable[[Peer, OSError], object] = lambda peer, error: None,
         **options: Unpack[ListenerOptions],

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.io.by_hand import read_line
 from tests.io.key_updates import KeyUpdates
 from tests.io.line_echo import (
     ClientEvent,
+    Echo,
     EchoEvent,
     Ended,
     Line,
@@ -71,6 +73,38 @@ async def test_implicit_tls_session_is_passed_to_both_machines(loop: loops.Loop)
         assert seen[0].cipher == client.tls.cipher != ""
         assert seen[0].peer_certificate is None  # the server did not request a certificate
         assert client.tls.peer_certificate is not None
+
+
+class Wrapper:
+    """A machine of a test kit: it has all methods of an Echo, and is no ServerMachine."""
+
+    def __init__(self, machine: Echo) -> None:
+        self._machine = machine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+
+@on_both_loops
+async def test_side_of_tls_does_not_depend_on_the_class_of_the_machine(loop: loops.Loop) -> None:
+    """A wrapped server machine does the handshake of a server, and a failed handshake raises nothing in its session."""
+    failures: list[Exception] = []
+
+    def build(entropy: bytes, tls: Tls | None) -> Echo:
+        wrapped: Any = Wrapper(Echo(entropy=entropy, tls=tls))
+        machine: Echo = wrapped
+        return machine
+
+    async with serving(
+        loop, echo, build=build, ssl_context=server_context(), on_error=lambda error, peer: failures.append(error)
+    ) as listener:
+        async with await connecting(loop, listener.port, ssl_context=client_context()) as client:
+            await upgrade(client)
+        client = await connecting(loop, listener.port, ssl_context=stranger())
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await upgrade(client)
+        client.abort()
+    assert failures == []
 
 
 @on_both_loops

@@ -678,6 +678,26 @@ def test_aborted_connections_are_closed_at_once() -> None:
             assert [read_to_end(client)[0] for client in (ended, running)] == [b"", b""]
 
 
+def test_data_for_a_session_that_has_ended_is_discarded() -> None:
+    """While the server waits to reset the connection, the client goes on sending."""
+    with fault_server(standing=True) as server:
+        server.network.reset_peer(after=12)
+        server.network.latency(60, direction="upstream")
+        with connect(server) as client:
+            client.sendall(b"QUIT\r\n")
+            client.shutdown(socket.SHUT_WR)
+            server.advance(60)
+            assert read_exactly(client, 12) == b"hello\r\nbye\r\n"
+            assert server.ended.get(timeout=TIMEOUT) is CloseReason.QUIT
+        with connect(server) as client:
+            client.sendall(b"QUIT\r\n")
+            server.advance(60)
+            assert server.ended.get(timeout=TIMEOUT) is CloseReason.QUIT
+            client.sendall(b"more\r\n")
+            server.advance_to_end()
+            assert read_to_end(client)[1] is ConnectionResetError
+
+
 def test_aborted_write_ends() -> None:
     """A session that waits for the network ends when the connection is aborted."""
     ended: list[object] = []
