@@ -14,7 +14,7 @@ from mailauth import ACCEPT, Accept, MessageChunk, Question, sasl, smtp
 from mailauth_io import server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.server._next_hop_state import NextHopState
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from tests.io import loops
 from tests.io.server_support import PASSWORD, Clock, Run, Served, accounts
 from tests.io.tls import client_context, server_context

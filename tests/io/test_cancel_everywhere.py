@@ -19,7 +19,7 @@ import trio
 from mailauth import ACCEPT, Question, pop3, smtp
 from mailauth_io import client, server, stores
 from mailauth_io.adapters import AsyncServerConnection, Listener
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from tests.io import loops
 from tests.io.by_hand import hear
 from tests.io.grant_stores import InRedis, Keeper, Memory, Sqlite, on_both_loops

@@ -23,7 +23,7 @@ from mailauth_io import logs, on_asyncio, on_trio, server, stores
 from mailauth_io.adapters import ConnectionLimiter, Limits, Peer
 from mailauth_io.adapters.tls.certificates import temporary_certificate
 from mailauth_io.client._server import Server
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from mailauth_io.stores.redis_address import RedisAddress
 from mailauth_io.stores.redis_grants import RedisGrants
 from mailauth_io.stores.sqlite_grants import SqliteGrants, access_problem, check_file

@@ -21,11 +21,11 @@ from ..stores.grants import boot_time
 from ._descriptors import fit_limits
 from ._log import LOGGER
 from ._offer import clear_text_warning, login_problem, without_tls
-from ._state import ServerState
 from .config import PORTS, Config, RunningServer, Stores
 from .interceptors import Interceptor, InterceptorFunction
 from .pop3_session import Pop3Session
 from .smtp_session import SmtpSession
+from .state import ServerState
 
 _ATTEMPTS: Final = 16  # attempts to find a port that is free on every host
 

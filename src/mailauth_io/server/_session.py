@@ -17,8 +17,8 @@ from ..stores import Proof
 from . import _interception
 from ._log import LOGGER, CountingRepetitions, log
 from ._offer import REQUIRED_PROOF
-from ._state import ServerState
 from .interceptors import Answer, Delay, Drop, Interceptor, Pass, SessionView
+from .state import ServerState
 
 E = TypeVar("E")
 

@@ -22,7 +22,7 @@ from ..stores import OpenedMaildrop
 from ..stores.protocols import PartialMaildrop, SharedMaildrop
 from ._results import WrongResult, check_result, check_returned_interface
 from ._session import Next, Session
-from ._state import ServerState
+from .state import ServerState
 
 A = TypeVar("A")
 

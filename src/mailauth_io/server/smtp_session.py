@@ -24,9 +24,9 @@ from . import delivery, trace
 from ._relay import RelayConnection
 from ._session import Next, Session
 from ._session_limiter import RelayClient
-from ._state import ServerState
 from .interceptors import ReceivedMessage, SessionView
 from .next_hop import NextHop
+from .state import ServerState
 
 A = TypeVar("A")
 

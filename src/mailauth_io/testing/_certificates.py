@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import trustme
 
 CertificateKind: TypeAlias = Literal["valid", "expired", "wrong_host", "untrusted"]
+"""The name of a certificate: see ``Options``."""
 
 KINDS: Final[tuple[CertificateKind, ...]] = get_args(CertificateKind)
 
@@ -65,13 +66,13 @@ class CertificateSet:
     def create(cls) -> Self:
         """Create the keys and certificates: about 10 ms.
 
-        Raises TrustmeMissing if the extra ``trial`` is not installed.
+        Raises TrustmeMissing if the extra ``testing`` is not installed.
         """
         try:
             import trustme
         except ImportError:
             raise TrustmeMissing(
-                "the certificates of the test server need the package trustme: pip install 'mailauth[trial]'"
+                "the certificates of the test server need the package trustme: pip install 'mailauth[testing]'"
             ) from None
         authority = trustme.CA()
         # fetchmail requires a common name.

@@ -13,7 +13,7 @@ from mailauth_io import server, stores
 from mailauth_io.cli import config, main
 from mailauth_io.cli.settings import OPTIONS
 from mailauth_io.server import Authenticator
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from tests.io import loops
 from tests.io.cli_options import USER, accounts_file, read
 from tests.io.config_errors import config_error

@@ -11,7 +11,7 @@ import pytest
 from mailauth import LocalProtocolError, sasl
 from mailauth_io import logs, server, stores
 from mailauth_io.cli import config, main as cli, parsers
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from mailauth_io.stores.credentials import read_credential
 from mailauth_io.stores.redis_address import RedisAddress
 from tests.io.server_support import Clock, Run, on_both_loops

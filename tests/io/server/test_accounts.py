@@ -16,7 +16,7 @@ import pytest
 from mailauth import pop3
 from mailauth.grants import Grant
 from mailauth_io import server, stores
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from mailauth_io.stores import Account, AccountsFile, Hashing, LoginSource, MemoryAccounts, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io.server_support import PASSWORD, Clock, Run, Served, authenticate, meet, on_both_loops

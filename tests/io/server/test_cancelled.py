@@ -17,9 +17,9 @@ from mailauth_io import server, stores
 from mailauth_io._workers import FILES
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
-from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
+from mailauth_io.server.state import ServerState
 from tests.io import file_calls, loops
 from tests.io.next_hops import Double, Fault
 from tests.io.server_support import PASSWORD, Run, accounts, on_both_loops

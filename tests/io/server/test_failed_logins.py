@@ -16,7 +16,7 @@ import pytest
 from mailauth import sasl
 from mailauth_io import server, stores
 from mailauth_io.server._failed_logins import MEMORY
-from mailauth_io.server._state import ServerState
+from mailauth_io.server.state import ServerState
 from mailauth_io.stores import Hashing, write_credential
 from mailauth_io.stores.credentials import read_credential
 from tests.io import loops

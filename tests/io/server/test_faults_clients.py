@@ -12,9 +12,9 @@ from mailauth_io import server, stores
 from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.adapters.tls import layer
-from mailauth_io.server._state import ServerState
 from mailauth_io.server.pop3_session import Pop3Session
 from mailauth_io.server.smtp_session import SmtpSession
+from mailauth_io.server.state import ServerState
 from tests.io.gone_clients import POP3, SMTP, TEXT, Moment, at_every_moment, come, ends_of_sessions, reset
 from tests.io.line_echo import read_all
 from tests.io.server_support import TIMEOUT, Run, Served, accounts, meet, on_both_loops

@@ -14,8 +14,8 @@ from mailauth_io.adapters.connection import AsyncServerConnection
 from mailauth_io.adapters.stream import Peer
 from mailauth_io.limits import ConnectionLimiter
 from mailauth_io.server._inbound_quota import InboundQuota
-from mailauth_io.server._state import ServerState
 from mailauth_io.server.smtp_session import SmtpSession
+from mailauth_io.server.state import ServerState
 from mailauth_io.stores import BudgetExceeded, MessageContent
 from tests.io.server_support import accounts
 from tests.io.time_machine import SlowClient, run_in_no_time

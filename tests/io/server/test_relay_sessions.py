@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import smtplib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,8 @@ from mailauth_io.server._session_limiter import RelayClient, SessionLimiter
 from mailauth_io.server.smtp_session import _TimedEvents
 from tests.io import loops
 from tests.io.next_hops import FAR, IN_CLEAR, LOCAL, Double, Fault, logged_in, relaying, said, send, state_of
-from tests.io.server_support import PASSWORD, TIMEOUT, Run, Served, on_both_loops
+from tests.io.server_support import PASSWORD, Run, Served, on_both_loops
+from tests.waiting import wait_until
 
 pytestmark = on_both_loops
 
@@ -43,13 +43,6 @@ def begin(client: smtplib.SMTP) -> str:
 
 def sessions(served: Served) -> SessionLimiter:
     return state_of(served.ports).sessions
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 ONE: dict[str, Any] = {"max_sessions": 1, **IN_CLEAR}

@@ -286,5 +286,5 @@ def test_nothing_is_created_on_import() -> None:
 
 def test_missing_trustme_error_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
-    with pytest.raises(TrustmeMissing, match=r"pip install 'mailauth\[trial\]'"):
+    with pytest.raises(TrustmeMissing, match=r"pip install 'mailauth\[testing\]'"):
         CertificateSet.create()

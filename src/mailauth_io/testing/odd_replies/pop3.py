@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from mailauth.pop3 import Auth, Capa, Connected, Dele, List, Noop, Quit, Retrieve, Rset, Stat, Stls, Uidl
-from mailauth.pop3.commands import Pass, User
+from mailauth.pop3 import Auth, Capa, Connected, Dele, List, Noop, Pass, Quit, Retrieve, Rset, Stat, Stls, Uidl, User
 
 from ._odd_reply import OddReply, by_name
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mailauth.smtp import (
+    Auth,
     Connected,
     Data,
     Hello,
@@ -24,7 +25,6 @@ from mailauth.smtp import (
     Rset,
     StartTls,
 )
-from mailauth.smtp.commands import Auth
 
 from ._odd_reply import OddReply, by_name
 

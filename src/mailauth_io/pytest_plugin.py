@@ -1,0 +1,112 @@
+"""The pytest plugin: the fixture and the marker ``mail_server``.  Pytest loads it if this package is installed.
+
+It is not in the package ``testing``, whose modules it imports only when a test uses the fixture.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from .testing import MailServer, Options
+
+_MARKER: Final = (
+    "mail_server(users=, domain=, certificate=, starttls=, legacy=, mechanisms=, max_message_size=, grant_lifetime=,"
+    " max_failed_logins=, unused_rules=): the options of the mail server of the test"
+    " (see mailauth_io.testing.Options)"
+)
+_SERVER: Final[pytest.StashKey[MailServer]] = pytest.StashKey()
+"""The server of a test, from the set-up of the fixture to its end."""
+_FAILED: Final = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the transcript to the report of a test that has failed, and remember the failure for the fixture."""
+    report = yield
+    server = item.stash.get(_SERVER, None)
+    if server is not None and not report.passed:
+        item.stash[_FAILED] = True
+        if report.failed and "Transcript:" not in report.longreprtext:
+            report.sections.append(("Transcript of the mail server", str(server.transcript)))
+    return report
+
+
+@pytest.fixture(scope="session")
+def mail_server_of_worker() -> Iterator[MailServer]:
+    """The server of this process, for fixtures with a wider scope than a test: its ports and CA do not change.
+
+    The fixture ``mail_server`` clears it before each test.
+    """
+    server = _new_server()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mail_server(request: pytest.FixtureRequest, mail_server_of_worker: MailServer) -> Iterator[MailServer]:
+    """An SMTP and POP3 server, cleared for this test.  Its options are the arguments of the marker ``mail_server``.
+
+    At the end, the test fails if a rule was not used up, or if a session failed in the server.
+    """
+    server = mail_server_of_worker
+    test: pytest.Item = request.node
+    server.reset(_options(test))
+    test.stash[_SERVER] = server
+    test.stash[_FAILED] = False
+    yield server
+    problem = None
+    if not test.stash[_FAILED]:
+        try:
+            server.check()
+        except AssertionError as error:
+            problem = str(error)
+    del test.stash[_SERVER]  # the transcript is in the text of the problem
+    if problem is not None:
+        pytest.fail(problem, pytrace=False)
+
+
+def _new_server() -> MailServer:
+    try:
+        from .testing import MailServer
+
+        return MailServer()
+    except ImportError as error:
+        reason = str(error)
+    pytest.fail(f"the fixture mail_server needs pip install 'mailauth[testing]': {reason}", pytrace=False)
+
+
+def _options(test: pytest.Item) -> Options:
+    """Return the options in the marker of *test* that is nearest to it.  An error is one of the test, in one line."""
+    from .testing import Options
+    from .testing.options import OptionArguments
+
+    marker = test.get_closest_marker("mail_server")
+    if marker is None:
+        return Options()
+    problem = ""
+    if marker.args:
+        problem = f"options need a name, such as certificate='expired', not {marker.args[0]!r}"
+    names = list(OptionArguments.__annotations__)
+    for name in marker.kwargs.keys() - names:
+        close = difflib.get_close_matches(name, names, 1)
+        choices = f"did you mean {close[0]!r}?" if close else f"use {', '.join(names)}"
+        problem = f"there is no option {name!r}; {choices}"
+    if not problem:
+        try:
+            return Options(**marker.kwargs)
+        except (TypeError, ValueError) as error:
+            problem = str(error)
+    pytest.fail(f"the marker mail_server: {problem}", pytrace=False)

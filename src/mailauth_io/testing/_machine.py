@@ -1,0 +1,564 @@
+"""The machine of a connection of the test kit: a server machine that follows rules and records the session.
+
+It passes the input of the client to the server machine command by command, so that the reply to each command is known.
+What the client sends next follows from this reply: content after 354, a SASL response after 334, otherwise a command.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import attrs
+
+from mailauth import (
+    Accept,
+    BeginTls,
+    Closed,
+    CloseReason,
+    Command,
+    LocalProtocolError,
+    MessageChunk,
+    NeedData,
+    Question,
+    Send,
+    ServerMachine,
+    Tls,
+    TlsStarted,
+    pop3,
+    sasl,
+    smtp,
+)
+from mailauth.events import Action as MachineAction
+
+from ..adapters import Peer
+from ..server.interceptors import Drop, Pass
+from .message import Envelope, Message
+from .odd_replies import OddReply
+from .rules import CLOSE_WITHOUT_NOTIFY, STALL, Answer, Occurrence, shown_answer
+from .transcript import CLIENT, CLIENT_CLOSED, RULE, SERVER, ConnectionTranscript
+
+A = TypeVar("A")
+E = TypeVar("E")
+
+_MAX_LINE: Final = 65_536
+"""Bytes after which input without a line end is passed on."""
+
+_REJECTION: Final = smtp.Reply(554)
+
+_END_OF_CONTENT: Final = b".\r\n"
+
+_WHILE_STALLED: Final = NeedData(timeout=86_400.0)
+
+_RECORDED_LINES: Final = 100
+"""Lines of a reply that the transcript keeps."""
+
+_INJECTED: Final = {"SMTP": b"250 injected before TLS\r\n", "POP3": b"+OK injected before TLS\r\n"}
+"""The reply that ``starttls="injected"`` adds to that of STARTTLS and STLS.  A client that reads it after the handshake
+accepts clear text of an attacker as part of the TLS session."""
+
+
+class Next(enum.Enum):
+    """What the client sends next."""
+
+    COMMAND = 1
+    RESPONSE = 2
+    """A SASL response, or the cancellation of the exchange."""
+    CONTENT = 3
+
+
+class Journal(Protocol):
+    """What a machine reports to the server of the test kit, and asks it."""
+
+    @property
+    def starttls_injected(self) -> bool: ...
+
+    def rule_answer(self, occurrence: Occurrence) -> Answer | None:
+        """Return the answer of the first rule that matches *occurrence*; None for the server's own reply."""
+        ...
+
+    def message_accepted(self, message: Message) -> None:
+        """Keep *message*."""
+        ...
+
+    def clear_text(self, data: bytes, connection: ConnectionTranscript) -> None:
+        """Search *data*, which a client has sent without TLS, for secrets."""
+        ...
+
+    def grant_of(self, address: str) -> str | None:
+        """Return the account whose grant was found last for *address*."""
+        ...
+
+
+class Connection(Protocol):
+    """The connection of a machine."""
+
+    @property
+    def peer(self) -> Peer: ...
+
+    def abort(self) -> None: ...
+
+
+class RecordingMachine(ABC, Generic[E]):
+    """A server machine in front of *machine*.  It has the methods that an adapter and a session use."""
+
+    protocol: str
+
+    def __init__(
+        self,
+        machine: ServerMachine[E],
+        journal: Journal,
+        transcript: ConnectionTranscript,
+    ) -> None:
+        self.machine = machine
+        self.transcript = transcript
+        self._connection: Connection | None = None
+        self._journal = journal
+        self._input = bytearray()
+        self._ended = False
+        self._end_passed = False
+        self._bare_lf_noted = False
+        self._handshake = False
+        self._closed = False
+        self._stalled = False
+        self._output: deque[bytes] = deque()
+        self._next = Next.COMMAND
+        self._replacement: bytes | None = None  # for the server's own reply to the last command, if that is positive
+        self._replaces_challenge = False  # or the challenge of a login
+        self._reply_begun = False
+        self._replaced = False  # ignore the rest of the server's own reply
+        self._close_after_reply = False
+        self._content_size = 0
+        self._to_discard = 0  # bytes of a chunk whose BDAT was rejected
+        self._to_pass = 0  # bytes of a chunk
+        if machine.tls is not None:
+            transcript.tls = machine.tls
+
+    # What differs between the protocols
+
+    @abstractmethod
+    def _parse(self, line: bytes) -> Command:
+        """Return the command in *line*.  Raises Malformed."""
+
+    @abstractmethod
+    def _to_wire(self, answer: Answer) -> bytes:
+        """Return the bytes of a reply."""
+
+    @abstractmethod
+    def _is_positive(self, reply: bytes) -> bool:
+        """Return whether the command is carried out."""
+
+    @abstractmethod
+    def _follows(self, reply: bytes) -> Next:
+        """Return what the client sends after *reply*."""
+
+    @abstractmethod
+    def _occurrence(self, command: object) -> Occurrence:
+        """Return *command* with the state of the session."""
+
+    @abstractmethod
+    def _observe(self, event: E) -> E | MachineAction | None:
+        """Look at an event of the machine.  Return what the session gets instead; None: nothing."""
+
+    def _note_answer(self, question: Question[Any], answer: object) -> None:
+        """Look at the answer of the session."""
+
+    def attach(self, connection: Connection) -> None:
+        """Tell the machine its connection.  The session does, before the first event."""
+        self._connection = connection
+        self.transcript.peer = connection.peer.address
+
+    # The interface of a server machine
+
+    @property
+    def tls(self) -> Tls | None:
+        return self.machine.tls
+
+    @property
+    def identity(self) -> str | None:
+        return self.machine.identity
+
+    def answer(self, question: Question[A], answer: A) -> None:
+        self.machine.answer(question, answer)
+        self._note_answer(question, answer)
+
+    def decline(self, question: Question[Any]) -> None:
+        self.machine.decline(question)
+
+    def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
+        self._stalled = False
+        self.machine.shut_down(reason)
+
+    def tls_started(self, tls: Tls) -> None:
+        self._handshake = False
+        self.transcript.tls = tls
+        self.transcript.note(f"TLS started: {tls.version}")
+        self.machine.tls_started(tls)
+
+    def receive_data(self, data: bytes) -> None:
+        if self._handshake:
+            if not data:
+                self._handshake = False
+            self.machine.receive_data(data)
+        elif not data:
+            self._ended = True
+            self._stalled = False
+        elif not self._stalled:
+            self._input += data
+
+    def next_event(self) -> E | MachineAction:
+        while True:
+            if self._output:
+                return Send(data=self._output.popleft())
+            if self._closed:
+                return Closed(reason=CloseReason.SHUT_DOWN)
+            if self._stalled:
+                return _WHILE_STALLED
+            event = self.machine.next_event()
+            if isinstance(event, Send):
+                self._take_output(event.data)
+            elif isinstance(event, NeedData):
+                if not (self._end_reply() or self._feed()):
+                    return event
+            elif isinstance(event, BeginTls):
+                return self._begin_tls(event)
+            elif isinstance(event, Closed):
+                self._end_reply()
+                return event
+            else:
+                if isinstance(event, smtp.StartTls | pop3.Stls) and self._input:
+                    self.machine.receive_data(bytes(self._input))  # which discards it, and reports that
+                    self._input.clear()
+                elif isinstance(event, TlsStarted) and event.dropped:
+                    self.transcript.note(f"discarded {event.dropped} bytes that were sent before TLS")
+                observed = self._observe(event)  # type: ignore[arg-type]  # all actions are handled above, except Paused
+                if observed is not None:
+                    return observed
+
+    # Output
+
+    def _take_output(self, data: bytes) -> None:
+        """Send the server's own reply, or a part of it, unless a rule has another one."""
+        if self._replaced:
+            return
+        if self._reply_begun:
+            self.transcript.add(SERVER, b"<%d more bytes>" % len(data))
+            self._output.append(data)
+            return
+        self._reply_begun = True
+        self._next = self._follows(data)
+        due = (self._next is Next.RESPONSE) is self._replaces_challenge
+        if self._replacement is not None and due and self._is_positive(data):
+            data, self._replacement = self._replacement, None
+            self._replaced = True
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        self._note_content()
+        lines = data.removesuffix(b"\r\n").split(b"\r\n")
+        for line in lines[:_RECORDED_LINES]:
+            self.transcript.add(SERVER, line)
+        if len(lines) > _RECORDED_LINES:
+            self.transcript.add(SERVER, b"<%d more lines>" % (len(lines) - _RECORDED_LINES))
+        self._output.append(data)
+
+    def _note_content(self) -> None:
+        if self._content_size:
+            self.transcript.add(CLIENT, b"<content of %d bytes>" % self._content_size)
+            self._content_size = 0
+
+    def _end_reply(self) -> bool:
+        """The server's own reply to the last command is complete.  Return whether the connection was closed."""
+        self._replaced = False
+        if self._next is Next.RESPONSE:
+            return False  # the reply to the login is still due
+        self._replacement = None
+        if self._close_after_reply:
+            self._close_after_reply = False
+            self.transcript.note("closed without close_notify, by a rule")
+            assert self._connection is not None
+            self._connection.abort()
+            self._closed = True
+        return self._closed
+
+    def _begin_tls(self, event: BeginTls) -> BeginTls:
+        data = event.data
+        if self._replacement is not None:
+            data = self._replacement
+            self._replacement = None
+        if self._journal.starttls_injected:
+            data += _INJECTED[self.protocol]
+        for line in data.removesuffix(b"\r\n").split(b"\r\n"):
+            self.transcript.add(SERVER, line)
+        self._handshake = True
+        return BeginTls(data=data)
+
+    # Input
+
+    def _feed(self) -> bool:
+        """Pass the next line of the input to the machine.  Return False if there is none yet."""
+        if self._to_discard:
+            del self._input[: self._discard()]
+        unit = self._take_unit()
+        if unit is None:
+            if b"\n" in self._input and not self._bare_lf_noted:
+                self._bare_lf_noted = True
+                self.transcript.note("the client has sent LF without CR, which does not end a line")
+            if not self._ended or self._end_passed:
+                return False
+            self._end_passed = True
+            self._note_content()
+            self.transcript.note(CLIENT_CLOSED)
+            self.machine.receive_data(b"")
+            return True
+        self._reply_begun = False
+        if self._next is Next.CONTENT or self._to_pass:
+            if self._to_pass or unit != _END_OF_CONTENT:
+                self._content_size += len(unit)
+            self._to_pass = max(self._to_pass - len(unit), 0)
+        else:
+            line = unit.removesuffix(b"\r\n")
+            self.transcript.add(CLIENT, line)
+            if self.machine.tls is None:
+                self._journal.clear_text(line, self.transcript)
+            if self._next is Next.COMMAND and not self._obey_rules(line):
+                return True
+        self.machine.receive_data(unit)
+        return True
+
+    def _take_unit(self) -> bytes | None:
+        """Return the next line, or the next part of a chunk; None if it is not complete."""
+        data = self._input
+        if self._to_pass:
+            size = min(self._to_pass, len(data), _MAX_LINE // 2)
+        else:
+            end = data.find(b"\r\n")
+            size = end + 2 if end >= 0 else 0
+            if not size and self._next is Next.CONTENT and not self._ended:
+                size = len(data) - data.endswith(b"\r")  # which may be the CR of a CRLF
+            elif not size and (self._ended or len(data) > _MAX_LINE // 2):
+                size = min(len(data), _MAX_LINE // 2)
+        if not size:
+            return None
+        unit = bytes(data[:size])
+        del data[:size]
+        return unit
+
+    def _discard(self) -> int:
+        size = min(self._to_discard, len(self._input))
+        self._to_discard -= size
+        return size
+
+    def _obey_rules(self, line: bytes) -> bool:
+        """Carry out the rule for the command in *line*.  Return whether the server gets the command."""
+        try:
+            command = self._parse(line)
+        except (LocalProtocolError, ValueError):
+            return True
+        passed = self._carry_out(self._journal.rule_answer(self._occurrence(command)))
+        if isinstance(command, smtp.Bdat):
+            if passed:
+                self._to_pass = command.size
+            else:
+                self._to_discard = command.size
+        return passed
+
+    def _carry_out(self, answer: Answer | None) -> bool:
+        """Carry out the answer of a rule.  Return whether the server does what the client wants."""
+        if answer is None or isinstance(answer, Pass):
+            return True
+        self._note_content()
+        self.transcript.note(f"{RULE} {shown_answer(answer)}")
+        if isinstance(answer, Drop):
+            self._closed = True
+            return False
+        if answer is STALL:
+            self._stalled = True
+            return False
+        if answer is CLOSE_WITHOUT_NOTIFY:
+            self._close_after_reply = True
+            return True
+        reply = self._to_wire(answer)
+        if self._is_positive(reply):
+            self._replacement = reply
+            looks_like_one = self._follows(reply) is Next.RESPONSE
+            self._replaces_challenge = answer.challenge if isinstance(answer, OddReply) else looks_like_one
+            return True
+        self._next = Next.COMMAND
+        self._send(reply)
+        if reply.startswith(b"421"):
+            self._closed = True
+        return False
+
+
+class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
+    """An SMTP machine that keeps the messages that it has accepted."""
+
+    protocol = "SMTP"
+
+    def __init__(self, machine: smtp.ServerConnection, journal: Journal, transcript: ConnectionTranscript) -> None:
+        super().__init__(machine, journal, transcript)
+        self._settings = machine.settings
+        self._hello = ""
+        self._mechanism: str | None = None
+        self._mail: smtp.Mail | None = None
+        self._recipients: list[str] = []
+        self._grant: str | None = None
+        self._content: list[bytes] = []
+
+    def _parse(self, line: bytes) -> Command:
+        return self._settings.parse_command(line)
+
+    def _to_wire(self, answer: Answer) -> bytes:
+        match answer:
+            case int():
+                return smtp.Reply(answer, text="simulated by the test").to_wire()
+            case smtp.Reply():
+                return answer.to_wire()
+            case OddReply():
+                return answer.data
+            case bytes():
+                return answer
+            case _:
+                raise AssertionError(answer)  # Rule.reply() has checked it
+
+    def _is_positive(self, reply: bytes) -> bool:
+        return reply.lstrip(b"\r\n")[:1] in (b"2", b"3")
+
+    def _follows(self, reply: bytes) -> Next:
+        code = reply[:3]
+        return Next.CONTENT if code == b"354" else Next.RESPONSE if code == b"334" else Next.COMMAND
+
+    def _occurrence(self, command: object) -> Occurrence:
+        mail, recipients = self._mail, tuple(self._recipients)
+        if isinstance(command, smtp.Mail):
+            mail, recipients = command, ()
+        elif isinstance(command, smtp.Rcpt):
+            recipients = (str(command.forward_path),)
+        sender = None if mail is None else str(mail.reverse_path or "")
+        return Occurrence(command=command, sender=sender, recipients=recipients)
+
+    def _observe(self, event: smtp.ServerEvent) -> smtp.ServerEvent | None:
+        match event:
+            case smtp.Connected() | smtp.MessageComplete():
+                return self._at_question(event)
+            case smtp.Hello():
+                self._hello = event.domain
+                self._mail = None
+            case smtp.Rset():
+                self._mail = None
+            case sasl.Authenticated():
+                self._mechanism = event.mechanism
+            case MessageChunk():
+                self._content.append(event.data)
+            case smtp.MessageAborted():
+                self._content.clear()
+            case _:
+                pass
+        return event
+
+    def _at_question(self, question: smtp.Connected | smtp.MessageComplete) -> smtp.ServerEvent | None:
+        """Ask the rules about the greeting, or about the end of the content."""
+        if self._carry_out(self._journal.rule_answer(self._occurrence(question))):
+            return question
+        self._content.clear()
+        self._replaced = True  # by the reply of the rule, or by none
+        asked: Question[Any] = question
+        self.machine.answer(asked, _REJECTION)
+        if isinstance(question, smtp.MessageComplete):
+            return smtp.MessageAborted(reason=CloseReason.ABORTED)
+        return None
+
+    def _note_answer(self, question: Question[Any], answer: object) -> None:
+        if not (isinstance(answer, Accept) or (isinstance(answer, smtp.Reply) and answer.positive)):
+            return
+        asked: object = question
+        if isinstance(asked, smtp.Mail):
+            self._mail = asked
+            self._recipients = []
+            self._grant = None
+        elif isinstance(asked, smtp.Rcpt):
+            self._recipients.append(str(asked.forward_path))
+            if self.identity is None:
+                self._grant = self._journal.grant_of(self.transcript.peer) or self._grant
+        elif isinstance(asked, smtp.Data):
+            self._content.clear()
+        elif isinstance(asked, smtp.MessageComplete):
+            self._keep()
+
+    def _keep(self) -> None:
+        mail = self._mail
+        assert mail is not None
+        message = Message(
+            b"".join(self._content),
+            Envelope(
+                sender=str(mail.reverse_path or ""),
+                recipients=tuple(self._recipients),
+                identity=self.identity,
+                mechanism=self._mechanism if self.identity is not None else None,
+                grant=self._grant,
+                tls=self.tls,
+                hello=self._hello,
+                peer=self.transcript.peer,
+                parameters=mail_parameters(mail),
+            ),
+        )
+        self._content.clear()
+        self._mail = None
+        self._recipients = []
+        self._journal.message_accepted(message)
+
+
+def mail_parameters(mail: smtp.Mail) -> dict[str, str | None]:
+    """Return the parameters of *mail* as they are on the wire."""
+    line = attrs.evolve(mail, reverse_path=None).to_wire().decode()
+    words = line.removeprefix("MAIL FROM:<>").split()
+    return {
+        keyword.upper(): value if equals else None for keyword, equals, value in (word.partition("=") for word in words)
+    }
+
+
+class Pop3Machine(RecordingMachine[pop3.ServerEvent]):
+    """A POP3 machine."""
+
+    protocol = "POP3"
+
+    def __init__(self, machine: pop3.ServerConnection, journal: Journal, transcript: ConnectionTranscript) -> None:
+        super().__init__(machine, journal, transcript)
+        self._settings = machine.settings
+
+    def _parse(self, line: bytes) -> Command:
+        return self._settings.parse_command(line)
+
+    def _to_wire(self, answer: Answer) -> bytes:
+        match answer:
+            case pop3.Unavailable():
+                return pop3.Reply(False, answer.value, "simulated by the test").to_wire()
+            case pop3.Reply():
+                return answer.to_wire()
+            case OddReply():
+                return answer.data
+            case bytes():
+                return answer
+            case _:
+                raise AssertionError(answer)  # Rule.reply() has checked it
+
+    def _is_positive(self, reply: bytes) -> bool:
+        return reply.lstrip(b"\r\n").startswith(b"+")
+
+    def _follows(self, reply: bytes) -> Next:
+        return Next.RESPONSE if reply.startswith((b"+ ", b"+\r\n")) else Next.COMMAND
+
+    def _occurrence(self, command: object) -> Occurrence:
+        return Occurrence(command=command)
+
+    def _observe(self, event: pop3.ServerEvent) -> pop3.ServerEvent | None:
+        if not isinstance(event, pop3.Connected):
+            return event
+        if self._carry_out(self._journal.rule_answer(self._occurrence(event))):
+            return event
+        self._replaced = True
+        self.machine.answer(event, pop3.Unavailable.TEMPORARY)
+        return None

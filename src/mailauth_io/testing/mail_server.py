@@ -1,0 +1,559 @@
+"""The server of the test kit: an SMTP and POP3 server in a thread, and what a test asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import contextlib
+import functools
+import re
+import ssl
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_POLICY
+from pathlib import Path
+from typing import Any, Final, TypeVar, Unpack, cast
+
+import anyio
+import anyio.to_thread
+import attrs
+
+from mailauth import ServerMachine, Tls, pop3, smtp
+
+from .._checks import check_number
+from ..adapters import AsyncServerConnection, Limits, Peer
+from ..adapters.tls.layer import POP3, SMTP
+from ..server.config import PORTS, Stores
+from ..server.pop3_session import Pop3Session
+from ..server.smtp_session import SmtpSession
+from ..server.state import ServerState
+from ..stores import ActiveGrant, Hashing, MemoryAccounts, MemoryGrants, MemoryMaildrops
+from ._certificates import CertificateSet, SelectableContext
+from ._explain import Wanted, explain
+from ._machine import Pop3Machine, RecordingMachine, SmtpMachine
+from ._network import Listener, Network
+from ._stores import Clock, EmptyOutbox, ExpiringTokens, RememberedGrants
+from .message import Message, StoredMessage
+from .options import OptionArguments, Options
+from .rules import Answer, Occurrence, Rule, find_answer
+from .transcript import TLS_FAILED, ConnectionTranscript, Transcript
+
+T = TypeVar("T")
+
+_ADDRESS: Final = "127.0.0.1"
+_LIMITS: Final = Limits(connections=10_000, connections_per_address=10_000)
+_START_TIMEOUT: Final = 30.0
+
+_ITERATIONS: Final = 50
+"""Iterations of the loop in which the server accepts a connection, and reads and handles what has arrived on it."""
+
+
+@attrs.frozen
+class ClearSecret:
+    """A password or token that a client has sent without TLS.
+
+    For example:
+
+        for secret in mail_server.secrets_in_clear:
+            print(secret.user, secret.command)
+    """
+
+    user: str
+    """The account."""
+    secret: str = attrs.field(repr=False)
+    """The password or the token."""
+    command: str
+    """The line that contains it, possibly in base64."""
+    protocol: str
+    """``"SMTP"`` or ``"POP3"``."""
+
+
+class _Test:
+    """What belongs to one test: ``MailServer.reset()`` makes a new one.  It is the Journal of its connections."""
+
+    def __init__(self, options: Options, hashing: Hashing, changed: threading.Condition) -> None:
+        self.options = options
+        self.clock = Clock()
+        self.tokens = ExpiringTokens(self.clock)
+        self.grants = RememberedGrants(MemoryGrants(lifetime=options.grant_lifetime or 1.0, clock=self.clock))
+        self.maildrops = MemoryMaildrops()
+        self.state = ServerState.of(
+            options.config(),
+            Stores(
+                accounts=MemoryAccounts({name: password.encode() for name, password in options.users.items()}),
+                maildrops=self.maildrops,
+                outbox=EmptyOutbox(),
+                grants=self.grants if options.grant_lifetime else None,
+                tokens=self.tokens,
+                hashing=hashing,
+            ),
+            self.clock,
+            on_error=self.session_failed,
+        )
+        self.starttls_injected = options.starttls == "injected"
+        offered = options.starttls != "stripped"
+        self.smtp_settings = attrs.evolve(self.state.smtp_settings(), starttls=offered)
+        self.pop3_settings = attrs.evolve(self.state.pop3_settings(), stls=offered)
+        self.transcript = Transcript()
+        self.open_connections: dict[Peer, ConnectionTranscript] = {}
+        self.rules: list[Rule] = []
+        self.messages: list[Message] = []
+        self.returned: list[Message] = []
+        """The messages that ``wait_for_message()`` has returned."""
+        self.secrets: list[ClearSecret] = []
+        self.errors: list[Exception] = []
+        self._changed = changed
+
+    def session_failed(self, error: Exception, peer: Peer) -> None:
+        self.errors.append(error)
+
+    def connected(self, service: str, peer: Peer) -> None:
+        """Begin the transcript of a connection: with implicit TLS, before the handshake."""
+        self.open_connections[peer] = self.transcript.open(service, peer.address)
+
+    def tls_failed(self, peer: Peer, error: OSError) -> None:
+        """Note a failed handshake in the transcript of its connection."""
+        if isinstance(error, ssl.SSLError) and error.reason:
+            reason = error.reason.replace("_", " ").lower()
+        else:
+            reason = str(error) or type(error).__name__
+        self.open_connections[peer].note(f"{TLS_FAILED}: {reason}")
+
+    def rule_answer(self, occurrence: Occurrence) -> Answer | None:
+        return find_answer(tuple(self.rules), occurrence)
+
+    def message_accepted(self, message: Message) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def clear_text(self, data: bytes, connection: ConnectionTranscript) -> None:
+        secrets = {password.encode(): name for name, password in self.options.users.items()} | self.tokens.owners
+        for part in _secret_parts(data):
+            if (user := secrets.get(part)) is not None:
+                self.secrets.append(
+                    ClearSecret(user, part.decode(), data.decode("ascii", "backslashreplace"), connection.protocol)
+                )
+                return
+
+    def grant_of(self, address: str) -> str | None:
+        return self.grants.last_found(address)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the test must fail, besides what the test itself has found."""
+        problems = ["".join(traceback.format_exception(error)) for error in self.errors]
+        if self.options.unused_rules == "fail":
+            problems += [rule.problem for rule in self.rules if rule.problem is not None]
+        return problems
+
+
+async def _pass_iterations() -> None:
+    for _ in range(_ITERATIONS):
+        await asyncio.sleep(0)
+
+
+def _secret_parts(line: bytes) -> set[bytes]:
+    """Return the parts of a command or a SASL response that may be a password or a token."""
+    verb, _, argument = line.partition(b" ")
+    parts = {argument} if verb.upper() == b"PASS" else set[bytes]()
+    with contextlib.suppress(binascii.Error):
+        decoded = binascii.a2b_base64(line.rpartition(b" ")[2], strict_mode=True)
+        for part in (decoded, *re.split(rb"[\0\1]", decoded)):
+            parts |= {part, part.rpartition(b" ")[2]}  # "auth=Bearer TOKEN"
+    return parts
+
+
+class MailServer:
+    """An SMTP and POP3 server for tests, which runs in a thread of its own.
+
+    Get one from the pytest fixture ``mail_server``, or from the context manager ``mail_server()``.  All methods return
+    at once, except ``wait_for_message()``; they may be called from any thread and in any event loop.
+
+    For example:
+
+        def test_welcome_mail(mail_server):
+            register("carol@far.test", smtp_host=mail_server.host, smtp_port=mail_server.smtp_port)
+            message = mail_server.wait_for_message(to="carol@far.test")
+            assert message.subject == "Welcome"
+    """
+
+    host: Final = "localhost"
+    """The name of the host, for which the certificate is valid, as it is for 127.0.0.1."""
+
+    def __init__(self) -> None:
+        """Raises TrustmeMissing if the extra ``testing`` is not installed."""
+        self._certificates = CertificateSet.of_process()
+        self._tls_context = SelectableContext.of(self._certificates)
+        self._changed = threading.Condition()
+        self._hashing = Hashing()
+        self._directory = tempfile.TemporaryDirectory(prefix="mailauth-testing-")
+        self.ca_file = str(self._certificates.ca_file(Path(self._directory.name)))
+        """The path of the CA certificate in PEM; the file is removed when the server is closed."""
+        self.network = Network()
+        """The faults of the network: latency, bandwidth, slicer, reset_peer and limit_data."""
+        self._listeners: dict[str, Listener] = {}
+        self._test: _Test
+        self._loop: asyncio.AbstractEventLoop
+        self._stop: asyncio.Event
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<MailServer with {', '.join(f'{name}_port={each.port}' for name, each in self._listeners.items())}>"
+
+    # Life
+
+    def start(self, options: Options | None = None) -> None:
+        """Start the thread, and listen on free ports of 127.0.0.1.  Raises OSError if that fails."""
+        started: Future[None] = Future()
+        serving = functools.partial(asyncio.run, self._serve(options or Options(), started))
+        self._thread = threading.Thread(target=serving, name="mailauth test server", daemon=True)
+        self._thread.start()
+        started.result(_START_TIMEOUT)
+
+    async def _serve(self, options: Options, started: Future[None]) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+            self._stop = asyncio.Event()
+            self._begin(options)
+            async with contextlib.AsyncExitStack() as stack:
+                for service in PORTS:
+                    listener = await stack.enter_async_context(self._listen(service))
+                    self._listeners[service] = listener
+                started.set_result(None)
+                await self._stop.wait()
+                self._abort_connections()
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    def _begin(self, options: Options) -> None:
+        self._test = _Test(options, self._hashing, self._changed)
+        self._tls_context.present(options.certificate)
+        self.network.clear()
+
+    @contextlib.asynccontextmanager
+    async def _listen(self, service: str) -> AsyncGenerator[Listener]:
+        listener = Listener(
+            self._tls_context,
+            implicit_tls=service.endswith("s"),
+            grace=0.0,
+            proxy_from=(),
+            limits=_LIMITS,
+            limiter=None,
+            alpn=SMTP if service.startswith("smtp") else POP3,
+            on_error=lambda error, peer: self._test.session_failed(error, peer),
+            network=self.network,
+            protocol="SMTP" if service.startswith("smtp") else "POP3",
+            on_connect=lambda peer: self._test.connected(service, peer),
+            on_tls_failure=lambda peer, error: self._test.tls_failed(peer, error),
+        )
+        build = functools.partial(self._build, service)
+        async with listener.listen(self._session, build, _ADDRESS, 0, reuse_port=False):
+            yield listener
+
+    def close(self) -> None:
+        """Stop the server: close all connections, and end the thread.  A second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join()
+            self._directory.cleanup()
+
+    def reset(self, options: Options | None = None) -> None:
+        """Close all connections, and begin again with *options* and without rules, messages, grants or a transcript.
+
+        The ports and the CA stay.  The fixture calls it before each test.
+        """
+        self._call(self._reset(options or Options()))
+
+    async def _reset(self, options: Options) -> None:
+        await _pass_iterations()  # a connection that is not accepted yet belongs to the test that ends
+        self._abort_connections()
+        while any(listener.connected for listener in self._listeners.values()):
+            await asyncio.sleep(0)
+        self._begin(options)
+
+    def _abort_connections(self) -> None:
+        for listener in self._listeners.values():
+            listener.abort_connections()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _settled(self) -> _Test:
+        """Return the test after the server has read what clients have sent before, such as a QUIT without a wait."""
+        thread = self._thread  # None after close()
+        if thread is not None and threading.current_thread() is not thread:  # a rule may call a function there
+            self._call(_pass_iterations())
+        return self._test
+
+    # Connections
+
+    def _build(self, service: str, entropy: bytes, tls: Tls | None) -> ServerMachine[Any]:
+        test = self._test
+        transcript = ConnectionTranscript(0, service, "")  # until _session() knows the connection
+        machine: RecordingMachine[Any]
+        if service.startswith("smtp"):
+            machine = SmtpMachine(smtp.ServerConnection(test.smtp_settings, entropy=entropy, tls=tls), test, transcript)
+        else:
+            machine = Pop3Machine(pop3.ServerConnection(test.pop3_settings, entropy=entropy, tls=tls), test, transcript)
+        # It has all methods that an adapter and a session use, but no state of its own to inherit.
+        return cast("ServerMachine[Any]", machine)
+
+    async def _session(self, connection: AsyncServerConnection[Any]) -> None:
+        machine: object = connection.machine
+        assert isinstance(machine, RecordingMachine)
+        test = self._test
+        machine.transcript = test.open_connections[connection.peer]
+        machine.transcript.tls = machine.tls
+        machine.attach(connection)
+        session = SmtpSession if machine.protocol == "SMTP" else Pop3Session
+        try:
+            await session.serve(test.state, connection)
+        finally:
+            test.open_connections.pop(connection.peer, None)
+
+    # What a client needs
+
+    @property
+    def smtp_port(self) -> int:
+        """The port of SMTP with STARTTLS."""
+        return self._listeners["smtp"].port
+
+    @property
+    def smtps_port(self) -> int:
+        """The port of SMTP with implicit TLS."""
+        return self._listeners["smtps"].port
+
+    @property
+    def pop3_port(self) -> int:
+        """The port of POP3 with STLS."""
+        return self._listeners["pop3"].port
+
+    @property
+    def pop3s_port(self) -> int:
+        """The port of POP3 with implicit TLS."""
+        return self._listeners["pop3s"].port
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """A new context for a client: it trusts only the CA of the server, and verifies strictly.
+
+        ``VERIFY_X509_STRICT`` is set, as it is by default since Python 3.13.
+        """
+        return self._certificates.client_context()
+
+    @property
+    def options(self) -> Options:
+        """The options of this test."""
+        return self._test.options
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The names of the accounts."""
+        return tuple(self.options.users)
+
+    @property
+    def domain(self) -> str:
+        """The domain of the server."""
+        return self.options.domain
+
+    def password(self, user: str) -> str:
+        """Return the password of *user*.  Raises ValueError for an unknown account."""
+        self._check_user(user)
+        return self.options.users[user]
+
+    def address(self, user: str) -> str:
+        """Return the mail address of *user*.  Raises ValueError for an unknown account."""
+        self._check_user(user)
+        return f"{user}@{self.domain}"
+
+    def issue_token(self, user: str, *, lifetime: float = 3600.0) -> str:
+        """Return a new bearer token of *user* for XOAUTH2 and OAUTHBEARER, which need TLS.
+
+        It is valid for *lifetime* seconds of ``clock``.  With an expired token, the client gets the JSON of the
+        mechanism that says so (RFC 7628 section 3.2.2), and then the refusal.
+
+        Raises ValueError for an unknown account.
+        """
+        self._check_user(user)
+        check_number("lifetime", lifetime)
+        return self._test.tokens.issue(user, lifetime)
+
+    def _check_user(self, user: str) -> None:
+        if user not in self.options.users:
+            raise ValueError(f"unknown account {user!r}; use one of {', '.join(map(repr, self.users))}")
+
+    # Rules
+
+    def on(self, step: type[Any], *, where: Callable[[Any], bool] | None = None, **fields: object) -> Rule:
+        """Return a new rule for *step*; call its ``reply()``.
+
+        *step* is a class of ``mailauth.smtp`` or ``mailauth.pop3``: that of a command, ``Connected`` for the greeting,
+        or ``smtp.MessageComplete`` for the end of the content.  The rule is used only if the command has the values of
+        *fields*, such as ``number=2`` for RETR; *to* is the recipient of RCPT, and after it one of those accepted, and
+        *sender* the reverse-path.  *where* is called with the command, in the thread of the server, and returns
+        whether the rule is used.
+
+        Raises TypeError for another *step*, and for a field that it does not have.
+
+            mail_server.on(smtp.Rcpt, to="bob@far.test").reply(451, PASS)
+            mail_server.on(smtp.Quit).reply(DROP).optional()
+        """
+        rule = Rule(step, where, **fields)
+        self._test.rules.append(rule)
+        return rule
+
+    def check(self) -> None:
+        """Raise AssertionError if a rule or a fault of the network was not used, or a session failed in the server.
+
+        The fixture calls it after each test that has passed.
+        """
+        __tracebackhide__ = True
+        problems = self._settled().problems
+        if self.options.unused_rules == "fail":
+            problems += [f"network.{fault} has affected no connection" for fault in self.network.unused]
+        if problems:
+            raise AssertionError("\n".join([*problems, "Transcript:", str(self.transcript)]))
+
+    # What has happened
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the server, by which grants and tokens expire.  It stands still until ``advance()``."""
+        return self._test.clock
+
+    @property
+    def transcript(self) -> Transcript:
+        """What the clients and the server have said to each other, without TLS."""
+        return self._settled().transcript
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages that were accepted by SMTP, oldest first."""
+        return tuple(self._settled().messages)
+
+    @property
+    def grants(self) -> tuple[ActiveGrant, ...]:
+        """The active grants: the addresses that may relay after a POP3 login, the oldest login first."""
+        return tuple(self._call(self._settled().grants.active()))
+
+    @property
+    def secrets_in_clear(self) -> tuple[ClearSecret, ...]:
+        """The passwords and tokens of accounts that clients have sent without TLS, even if the login was refused."""
+        return tuple(self._settled().secrets)
+
+    def deliver(self, user: str, message: bytes | EmailMessage) -> None:
+        """Put *message* into the maildrop of *user*.  A session that is open does not see it.
+
+        Raises ValueError for an unknown account, and TypeError for another type of message.
+        """
+        self._check_user(user)
+        data = message.as_bytes(policy=SMTP_POLICY) if isinstance(message, EmailMessage) else message
+        self._test.maildrops.add(user, data)
+
+    def maildrop(self, user: str) -> tuple[StoredMessage, ...]:
+        """Return the messages in the maildrop of *user*, oldest first.  Raises ValueError for an unknown account."""
+        self._check_user(user)
+        return tuple(StoredMessage(stored.data) for stored in self._settled().maildrops.messages(user))
+
+    def wait_for_message(
+        self,
+        *,
+        to: str | None = None,
+        subject: str | re.Pattern[str] | None = None,
+        sender: str | None = None,
+        where: Callable[[Message], bool] | None = None,
+        timeout: float = 5.0,
+    ) -> Message:
+        """Wait for the oldest message that is as wanted and was not returned before, and return it.
+
+        *to* is one of the recipients of the envelope, and *sender* its reverse-path.  *subject* is the decoded subject,
+        or a pattern that is searched for in it.  *where* is called with the message.  *timeout* is in seconds.
+
+        Raises AssertionError if none arrives in time, with the probable cause, the closest messages and the transcript.
+
+            link = mail_server.wait_for_message(to="carol@far.test", subject="Reset your password").links[0]
+        """
+        __tracebackhide__ = True
+        found = self._wait(Wanted(to=to, sender=sender, subject=subject, where=where), timeout, threading.Event())
+        if isinstance(found, str):
+            raise AssertionError(found)
+        return found
+
+    async def wait_for_message_async(
+        self,
+        *,
+        to: str | None = None,
+        subject: str | re.Pattern[str] | None = None,
+        sender: str | None = None,
+        where: Callable[[Message], bool] | None = None,
+        timeout: float = 5.0,
+    ) -> Message:
+        """Do the same as ``wait_for_message()``, on asyncio and trio, without blocking the event loop.
+
+        message = await mail_server.wait_for_message_async(to="carol@far.test")
+        """
+        __tracebackhide__ = True
+        wanted = Wanted(to=to, sender=sender, subject=subject, where=where)
+        cancelled = threading.Event()
+        try:
+            found = await anyio.to_thread.run_sync(self._wait, wanted, timeout, cancelled, abandon_on_cancel=True)
+        finally:
+            cancelled.set()
+            with self._changed:
+                self._changed.notify_all()
+        if isinstance(found, str):  # raised here, so that the traceback does not begin with the thread
+            raise AssertionError(found)
+        return found
+
+    def _wait(self, wanted: Wanted, timeout: float, cancelled: threading.Event) -> Message | str:
+        """Return the message, or the explanation why there is none."""
+        check_number("timeout", timeout, zero=True)
+        test = self._test
+        deadline = time.monotonic() + timeout
+        while not cancelled.is_set():
+            messages = tuple(test.messages)
+            # Without the lock: the server waits for it, and the function "where" may wait for the server.
+            fitting = [message for message in messages if message not in test.returned and wanted.matches(message)]
+            with self._changed:
+                for message in fitting:
+                    if message not in test.returned:  # by another thread
+                        test.returned.append(message)
+                        return message
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                if len(test.messages) == len(messages) and not cancelled.is_set():
+                    self._changed.wait(left)
+        else:
+            return ""  # nobody reads it
+        self._settled()
+        return explain(wanted, timeout, test.messages, test.returned, test.transcript)
+
+
+@contextlib.contextmanager
+def mail_server(**options: Unpack[OptionArguments]) -> Generator[MailServer]:
+    """Run a MailServer until the context is left, then call its ``check()``, unless there was an exception.
+
+    The arguments are those of ``Options``.  With pytest, use the fixture of the same name.
+
+        with mail_server(users=["carol"]) as server:
+            main(["--smtp-port", str(server.smtp_port)])
+            assert server.wait_for_message().envelope.identity == "carol"
+    """
+    __tracebackhide__ = True
+    server = MailServer()
+    server.start(Options(**options))
+    try:
+        yield server
+        server.check()
+    finally:
+        server.close()

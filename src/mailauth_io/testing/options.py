@@ -1,0 +1,142 @@
+"""The options of the server of the test kit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast, get_args
+
+import attrs
+
+from .._checks import check_type
+from ..server.config import Config
+from ..stores import mailbox_name
+from ._certificates import CertificateKind
+
+StartTlsKind: TypeAlias = Literal["offered", "stripped", "injected"]
+"""What the server does with STARTTLS and STLS: see ``Options``."""
+
+UnusedRules: TypeAlias = Literal["fail", "ignore"]
+"""What happens if a rule was not used up: see ``Options``."""
+
+_USERS: Final = ("alice", "bob")
+
+
+def _one_of(choices: object) -> Any:
+    allowed = get_args(choices)
+
+    def check(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
+        if value not in allowed:
+            raise ValueError(f"{attribute.name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+    return check
+
+
+def _passwords(users: Collection[str] | Mapping[str, str]) -> dict[str, str]:
+    """Return the passwords by name.  A name without one gets ``NAME-password``."""
+    given: object = users
+    if isinstance(given, str) or not isinstance(given, Collection):
+        raise TypeError(f"users must be names or a dict of passwords, such as ('alice', 'bob'), not {given!r}")
+    found = dict(users) if isinstance(users, Mapping) else {name: f"{name}-password" for name in users}
+    for name, password in cast("dict[object, object]", found).items():
+        if not isinstance(name, str) or mailbox_name(name, frozenset()) != name:
+            raise ValueError(f"users: {name!r} is not the name of an account; use a name such as 'alice'")
+        if not isinstance(password, str) or not password:
+            raise ValueError(f"users: the password of {name!r} must be a str that is not empty")
+    return found
+
+
+def _names(names: Collection[str] | None) -> tuple[str, ...] | None:
+    if isinstance(names, str):
+        raise TypeError(f"mechanisms must be names such as ('PLAIN', 'LOGIN'), not {names!r}")
+    return None if names is None else tuple(names)
+
+
+def _check_bool(instance: object, attribute: attrs.Attribute[bool], value: object) -> None:
+    check_type(attribute.name, value, bool)
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What a test can choose: the arguments of ``mail_server(...)`` and of the marker ``mail_server``.
+
+    Raises TypeError or ValueError for a value that cannot be used.
+
+    Fields:
+
+    users
+        The names of the accounts, whose passwords are ``NAME-password``; or a dict of names and passwords.
+    domain
+        The domain of the server.  Mail for its accounts is in their maildrops.
+    certificate
+        ``"valid"``; or ``"expired"``, ``"wrong_host"`` (not valid for localhost) or ``"untrusted"`` (signed by another
+        CA than that of ``ca_file``).
+    starttls
+        ``"offered"``; ``"stripped"``: neither STARTTLS nor STLS exists, as if an attacker had removed it; or
+        ``"injected"``: after the reply to STARTTLS or STLS, before TLS, the client gets a second reply (RFC 3207
+        section 6), which it must discard.
+    legacy
+        Offer and accept passwords and MD5 digests without TLS.
+    mechanisms
+        The names of the login mechanisms; USER and APOP are those of POP3.  None: all of them.
+    max_message_size
+        The maximum size of a message in bytes, which EHLO shows as SIZE.  None: the default of ``server.Config``.
+    grant_lifetime
+        The lifetime of a grant (POP before SMTP) in seconds; 0: POP3 logins make no grants.
+    max_failed_logins
+        The number of failed logins after which the server ends a session, at least three.
+    unused_rules
+        ``"fail"``: a rule that was not used up fails the test; or ``"ignore"``.
+
+    For example:
+
+        @pytest.mark.mail_server(users=["carol"], certificate="expired")
+        def test_expired_certificate(mail_server): ...
+    """
+
+    users: Mapping[str, str] = attrs.field(default=_USERS, converter=_passwords)
+    domain: str = "example.test"
+    certificate: CertificateKind = attrs.field(default="valid", validator=_one_of(CertificateKind))
+    starttls: StartTlsKind = attrs.field(default="offered", validator=_one_of(StartTlsKind))
+    legacy: bool = attrs.field(default=True, validator=_check_bool)
+    mechanisms: tuple[str, ...] | None = attrs.field(default=None, converter=_names)
+    max_message_size: int | None = None
+    grant_lifetime: float = 1800.0
+    max_failed_logins: int = 10
+    unused_rules: UnusedRules = attrs.field(default="fail", validator=_one_of(UnusedRules))
+
+    def __attrs_post_init__(self) -> None:
+        self.config()
+
+    def config(self) -> Config:
+        """Return the configuration of the server, without ports and TLS.  Raises TypeError or ValueError."""
+        options: dict[str, Any] = {"mechanisms": self.mechanisms, "max_message_size": self.max_message_size}
+        return Config(
+            domains=(self.domain,),
+            legacy=self.legacy,
+            failure_delay=0.0,
+            max_failed_logins=self.max_failed_logins,
+            grant_lifetime=self.grant_lifetime,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+
+class OptionArguments(TypedDict, total=False):
+    """The arguments of ``Options``, for functions that pass them on.
+
+    For example:
+
+        options: testing.OptionArguments = {"users": ["carol"], "certificate": "expired"}
+        with testing.mail_server(**options) as server:
+            print(server.ca_file)
+    """
+
+    users: Collection[str] | Mapping[str, str]
+    domain: str
+    certificate: CertificateKind
+    starttls: StartTlsKind
+    legacy: bool
+    mechanisms: Collection[str] | None
+    max_message_size: int | None
+    grant_lifetime: float
+    max_failed_logins: int
+    unused_rules: UnusedRules

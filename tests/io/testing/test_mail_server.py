@@ -1,0 +1,413 @@
+"""The server of the test kit with real clients: what a test asks of it, and that it is cleared."""
+
+from __future__ import annotations
+
+import base64
+import json
+import poplib
+import smtplib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from email.message import EmailMessage
+from typing import Any
+
+import anyio
+import pytest
+
+from mailauth import pop3, smtp
+from mailauth_io.testing import DROP, MailServer, Options, mail_server as run_mail_server
+from mailauth_io.testing.options import OptionArguments
+from tests.waiting import wait_until
+
+MESSAGE = b"From: alice@example.test\r\nSubject: tea\r\n\r\n.a dot\r\n..two dots\r\n\xc3\xa4\r\n"
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[MailServer]:
+    server = MailServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def server(kept: MailServer) -> MailServer:
+    kept.reset()
+    return kept
+
+
+def submit(server: MailServer, recipient: str = "bob@far.test", *, login: str | None = "alice") -> None:
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        if login is not None:
+            client.starttls(context=server.ssl_context)
+            client.login(login, server.password(login))
+        client.sendmail(server.address("alice"), [recipient], MESSAGE)
+
+
+def test_message_and_its_envelope(server: MailServer) -> None:
+    submit(server)
+    message = server.wait_for_message(to="bob@far.test", subject="tea", sender="alice@example.test")
+    assert message.raw == MESSAGE
+    assert message.envelope.identity == "alice"
+    assert message.envelope.mechanism == "CRAM-MD5"
+    assert message.envelope.tls is not None
+    assert message.envelope.grant is None
+    assert server.messages == (message,)
+    assert server.secrets_in_clear == ()
+    server.check()
+
+
+def test_mail_for_an_account_is_in_its_maildrop(server: MailServer) -> None:
+    submit(server, "bob@example.test", login=None)
+    [message] = server.maildrop("bob")
+    assert message.raw.endswith(MESSAGE)
+    assert server.maildrop("alice") == ()
+
+
+@pytest.mark.parametrize("as_email", [False, True])
+def test_delivered_message_is_fetched(server: MailServer, as_email: bool) -> None:
+    email = EmailMessage()
+    email["Subject"] = "tea"
+    email.set_content("hello\n")
+    server.deliver("bob", email if as_email else b"Subject: tea\n\nhello\n")
+    client = poplib.POP3_SSL("127.0.0.1", server.pop3s_port, timeout=30, context=server.ssl_context)
+    client.user("bob")
+    client.pass_(server.password("bob"))
+    assert b"Subject: tea" in client.retr(1)[1]
+    client.dele(1)
+    client.quit()
+    assert server.maildrop("bob") == ()
+
+
+@pytest.mark.parametrize("method", ["user", "apop"])
+def test_grant_permits_relaying_until_it_expires(server: MailServer, method: str) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        submit(server, login=None)
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    if method == "apop":
+        client.apop("alice", server.password("alice"))
+    else:
+        client.user("alice")
+        client.pass_(server.password("alice"))
+    client.quit()
+    [grant] = server.grants
+    assert (str(grant.address), grant.identity, grant.remaining) == ("127.0.0.1", "alice", 1800.0)
+    submit(server, login=None)
+    [message] = server.messages
+    assert (message.envelope.grant, message.envelope.identity) == ("alice", None)
+    server.clock.advance(1800)
+    assert server.grants == ()
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        submit(server, login=None)
+
+
+def test_no_grants(server: MailServer) -> None:
+    server.reset(Options(grant_lifetime=0))
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    client.apop("alice", server.password("alice"))
+    client.quit()
+    assert server.grants == ()
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        submit(server, login=None)
+
+
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+def test_token_and_its_expiry(server: MailServer, mechanism: str) -> None:
+    token = server.issue_token("alice", lifetime=60)
+    errors: list[bytes] = []
+
+    def respond(challenge: bytes | None = None) -> str:
+        if challenge:
+            errors.append(challenge)
+            return "" if mechanism == "XOAUTH2" else "\1"
+        if mechanism == "XOAUTH2":
+            return f"user=alice\1auth=Bearer {token}\1\1"
+        return f"n,a=alice,\1auth=Bearer {token}\1\1"
+
+    with smtplib.SMTP_SSL(server.host, server.smtps_port, timeout=30, context=server.ssl_context) as client:
+        client.ehlo()
+        assert client.auth(mechanism, respond)[0] == 235
+    server.clock.advance(60)
+    with smtplib.SMTP_SSL(server.host, server.smtps_port, timeout=30, context=server.ssl_context) as client:
+        client.ehlo()
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.auth(mechanism, respond)
+    [error] = errors
+    assert json.loads(error)["status"] in ("invalid_token", "401")
+
+
+@pytest.mark.parametrize(
+    ("command", "secret"),
+    [
+        (b"AUTH PLAIN " + base64.b64encode(b"\0alice\0alice-password"), "alice-password"),
+        (b"AUTH PLAIN " + base64.b64encode(b"bob\0alice\0alice-password"), "alice-password"),
+        (b"auth plain " + base64.b64encode(b"\0alice\0wrong"), None),
+        (b"MAIL FROM:<alice-password@example.test>", None),
+        (b"NOOP alice-password", None),
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_secret_in_clear(server: MailServer, command: bytes, secret: str | None, legacy: bool) -> None:
+    """A refused login has sent its password nevertheless."""
+    server.reset(Options(legacy=legacy))
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        client.docmd(command.decode())
+    assert [(found.user, found.secret, found.command) for found in server.secrets_in_clear] == (
+        [] if secret is None else [("alice", secret, command.decode())]
+    )
+
+
+def test_secrets_in_clear_of_other_commands(server: MailServer) -> None:
+    token = server.issue_token("bob")
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        client.user, client.password = "alice", server.password("alice")
+        client.auth("LOGIN", client.auth_login, initial_response_ok=False)
+        bearer = base64.b64encode(f"user=bob\1auth=Bearer {token}\1\1".encode()).decode()
+        client.docmd(f"AUTH XOAUTH2 {bearer}")
+    fetcher = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    fetcher.user("alice")
+    fetcher.pass_(server.password("alice"))
+    fetcher.quit()
+    assert [(found.user, found.protocol) for found in server.secrets_in_clear] == [
+        ("alice", "SMTP"), ("bob", "SMTP"), ("alice", "POP3"),
+    ]  # fmt: skip
+    assert "alice-password" not in repr(server.secrets_in_clear[0])
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        ("expired", "expired"),
+        ("wrong_host", "doesn't match|mismatch|not valid for"),
+        ("untrusted", "unable to get|self.signed"),
+    ],
+)
+@pytest.mark.parametrize("implicit", [False, True])
+def test_certificate_that_a_client_must_refuse(
+    server: MailServer, certificate: Any, reason: str, implicit: bool
+) -> None:
+    server.reset(Options(certificate=certificate))
+    with pytest.raises(ssl.SSLCertVerificationError, match=reason):
+        begin_tls(server, server.ssl_context, implicit=implicit)
+    server.reset()
+    begin_tls(server, server.ssl_context, implicit=implicit)
+
+
+def begin_tls(server: MailServer, context: ssl.SSLContext, *, implicit: bool) -> None:
+    if implicit:
+        smtplib.SMTP_SSL("localhost", server.smtps_port, timeout=30, context=context).close()
+    else:
+        with smtplib.SMTP("localhost", server.smtp_port, timeout=30) as client:
+            client.starttls(context=context)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_failed_handshake_is_in_the_transcript(server: MailServer, implicit: bool) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError):
+        begin_tls(server, ssl.create_default_context(), implicit=implicit)
+    wait_until(lambda: "*: TLS handshake failed: tlsv1 alert unknown ca" in str(server.transcript))
+    with pytest.raises(AssertionError, match="the client does not trust the CA of the server; use "):
+        server.wait_for_message(timeout=0)
+    assert len(server.transcript) == 1
+
+
+def test_starttls_can_be_missing(server: MailServer) -> None:
+    server.reset(Options(starttls="stripped"))
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        assert not client.has_extn("starttls")
+        assert client.docmd("STARTTLS")[0] in (500, 502)
+    fetcher = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    assert "STLS" not in fetcher.capa()
+    with pytest.raises(poplib.error_proto):
+        fetcher.stls(server.ssl_context)
+    fetcher.quit()
+
+
+def test_reply_injected_before_tls(server: MailServer) -> None:
+    server.reset(Options(starttls="injected"))
+    for port, command, injected in (
+        (server.smtp_port, b"STARTTLS\r\n", b"250 injected"), (server.pop3_port, b"STLS\r\n", b"+OK injected"),
+    ):  # fmt: skip
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as lines:
+            lines.readline()
+            if port == server.smtp_port:
+                client.sendall(b"EHLO c.test\r\n")
+                while not lines.readline().startswith(b"250 "):
+                    pass
+            client.sendall(command)
+            lines.readline()
+            assert lines.readline().startswith(injected)
+
+
+def test_login_needs_tls_without_legacy(server: MailServer) -> None:
+    server.reset(Options(legacy=False, mechanisms=["PLAIN"], users={"carol": "wonder land"}, domain="other.test"))
+    assert (server.users, server.address("carol"), server.password("carol")) == (
+        ("carol",), "carol@other.test", "wonder land",
+    )  # fmt: skip
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        with pytest.raises(smtplib.SMTPNotSupportedError):
+            client.login("carol", "wonder land")
+        client.starttls(context=server.ssl_context)
+        client.login("carol", "wonder land")
+        assert client.esmtp_features["auth"].split() == ["PLAIN"]
+
+
+def test_size_limit(server: MailServer) -> None:
+    server.reset(Options(max_message_size=70_000))
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == "70000"
+
+
+def test_reset_clears_everything_but_the_ports(server: MailServer) -> None:
+    ports = (server.smtp_port, server.smtps_port, server.pop3_port, server.pop3s_port)
+    server.on(smtp.Noop).reply(451)
+    submit(server, "bob@example.test")
+    fetcher = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    fetcher.apop("alice", server.password("alice"))
+    fetcher.quit()
+    server.clock.advance(5)
+    token = server.issue_token("alice")
+    server.network.limit_data(10)
+    time = server.clock()
+    server.reset()
+    assert (server.smtp_port, server.smtps_port, server.pop3_port, server.pop3s_port) == ports
+    assert (server.messages, server.maildrop("bob"), server.grants, server.secrets_in_clear) == ((), (), (), ())
+    assert len(server.transcript) == 0
+    assert server.clock() < time
+    server.check()
+    with smtplib.SMTP_SSL(server.host, server.smtps_port, timeout=30, context=server.ssl_context) as client:
+        client.ehlo()
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.auth("XOAUTH2", lambda challenge=None: "" if challenge else f"user=alice\1auth=Bearer {token}\1\1")
+
+
+def test_reset_closes_open_connections(server: MailServer) -> None:
+    clients = [socket.create_connection(("127.0.0.1", port), timeout=30)
+               for port in (server.smtp_port, server.smtps_port, server.pop3_port, server.pop3s_port)]  # fmt: skip
+    clients[0].recv(100)
+    server.reset()
+    for client in clients:
+        with client:
+            while data := received(client):
+                assert data.startswith((b"220 ", b"+OK "))
+    assert len(server.transcript) == 0
+
+
+def received(client: socket.socket) -> bytes:
+    try:
+        return client.recv(1000)
+    except ConnectionResetError:
+        return b""
+
+
+def test_check_reports_unused_rules(server: MailServer) -> None:
+    server.on(pop3.Retrieve, number=2).reply(DROP)
+    with pytest.raises(AssertionError, match=r"on\(pop3.Retrieve, number=2\).reply\(DROP\) was never used"):
+        server.check()
+    server.reset(Options(unused_rules="ignore"))
+    server.on(pop3.Retrieve, number=2).reply(DROP)
+    server.check()
+
+
+def test_check_reports_a_failure_in_the_server(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, mail: object) -> None:
+        raise RuntimeError("a mistake in the server")
+
+    monkeypatch.setattr("mailauth_io.server.smtp_session.SmtpSession._begin", fail)
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        submit(server)
+    with pytest.raises(AssertionError, match="RuntimeError: a mistake in the server"):
+        server.check()
+
+
+def test_wait_returns_each_message_once_and_blocks_until_the_next(server: MailServer) -> None:
+    submit(server)
+    first = server.wait_for_message(subject="tea")
+    thread = threading.Thread(target=submit, args=(server,))
+    thread.start()
+    second = server.wait_for_message(subject="tea", timeout=30)
+    thread.join()
+    assert server.messages == (first, second)
+    with pytest.raises(AssertionError, match="each message is returned once"):
+        server.wait_for_message(timeout=0)
+
+
+async def in_thread(server: MailServer) -> None:
+    await anyio.to_thread.run_sync(submit, server)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_async_wait(server: MailServer, backend: str) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(in_thread, server)
+            message = await server.wait_for_message_async(to="bob@far.test", timeout=30)
+        assert message.subject == "tea"
+        with pytest.raises(AssertionError, match="no message"):
+            await server.wait_for_message_async(timeout=0)
+        with anyio.move_on_after(0.01) as scope:
+            await server.wait_for_message_async(to="bob@far.test", timeout=3600)
+        assert scope.cancelled_caught
+
+    anyio.run(main, backend=backend)
+    submit(server)  # the cancelled wait does not get it
+    assert server.wait_for_message(timeout=0).subject == "tea"
+
+
+def test_without_pytest() -> None:
+    with run_mail_server(users=["carol"]) as server:
+        with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+            client.login("carol", server.password("carol"))
+        port = server.smtp_port
+    with pytest.raises(OSError, match=r"refused|reset"):
+        socket.create_connection(("127.0.0.1", port), timeout=30)
+    with pytest.raises(AssertionError, match="was never used"), run_mail_server() as server:
+        server.on(smtp.Rcpt).reply(451)
+    with pytest.raises(KeyError), run_mail_server() as server:  # not hidden by the unused rule
+        {"": 1}[str(server.on(smtp.Rcpt).reply(451))]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"certificate": "bad"}, "certificate must be one of 'valid', 'expired', 'wrong_host', 'untrusted', not 'bad'"),
+        ({"starttls": True}, "starttls must be one of 'offered', 'stripped', 'injected', not True"),
+        ({"unused_rules": "warn"}, "unused_rules must be one of 'fail', 'ignore', not 'warn'"),
+        ({"users": "alice"}, "users must be names or a dict of passwords"),
+        ({"users": ["Alice"]}, "users: 'Alice' is not the name of an account"),
+        ({"users": ["alice@example.test"]}, "is not the name of an account"),
+        ({"users": {"alice": ""}}, "the password of 'alice' must be a str that is not empty"),
+        ({"mechanisms": "PLAIN"}, "mechanisms must be names such as ('PLAIN', 'LOGIN')"),
+        ({"mechanisms": ["NTLM"]}, "unknown mechanism 'NTLM'"),
+        ({"legacy": "no"}, "legacy must be a bool"),
+        ({"domain": "exa mple"}, "invalid domain"),
+        ({"max_message_size": 10}, "max_message_size must be"),
+        ({"grant_lifetime": -1}, "lifetime"),
+    ],
+)  # fmt: skip
+def test_wrong_option(options: Any, error: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        Options(**options)
+    assert error in str(caught.value)
+
+
+def test_option_arguments_are_those_of_options() -> None:
+    """``mail_server()`` passes the former to the latter."""
+    assert set(OptionArguments.__annotations__) == {field.name for field in Options.__attrs_attrs__}
+
+
+@pytest.mark.parametrize("call", ["password", "address", "issue_token", "maildrop"])
+def test_unknown_account(server: MailServer, call: str) -> None:
+    with pytest.raises(ValueError, match="unknown account 'dinah'; use one of 'alice', 'bob'"):
+        getattr(server, call)("dinah")
+
+
+def test_clock_cannot_go_back(server: MailServer) -> None:
+    with pytest.raises(ValueError, match="must not be negative"):
+        server.clock.advance(-1)
