@@ -69,13 +69,16 @@ def oldest(session: nox.Session) -> None:
 
 
 def oldest_releases() -> list[str]:
-    """Return a constraint for each dependency of the package and of its tests: the lower bound as the version."""
+    """Return a constraint for each dependency of the package and of its tests: the lower bound as the version.
+
+    The tests need a newer pytest than the test kit does; their bound counts.
+    """
     settings = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     project = settings["project"]
-    lines = [*project["dependencies"], *settings["dependency-groups"]["test"]]
-    lines += [line for extra in project["optional-dependencies"].values() for line in extra]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    lines += settings["dependency-groups"]["test"]
     bounds = (re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\w.]+)(?:;.*)?", line) for line in lines)
-    return sorted({f"{bound[1]}=={bound[2]}" for bound in bounds if bound})
+    return sorted(f"{name}=={version}" for name, version in {bound[1]: bound[2] for bound in bounds if bound}.items())
 
 
 @nox.session

@@ -360,9 +360,9 @@ def declared() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def test_every_dependency_is_declared() -> None:
-    """The core needs attrs; anyio, trio, trustme, libpass, redis, uvloop come with extras; tests need the groups."""
+    """The core needs attrs; anyio, trio, trustme, libpass, redis, uvloop, pytest come with extras; tests need the groups."""
     installed, developing = declared()
-    assert installed == {"attrs", "anyio", "trio", "trustme", "passlib", "redis", "uvloop"}
+    assert installed == {"attrs", "anyio", "trio", "trustme", "passlib", "redis", "uvloop", "pytest"}
     assert undeclared([*CORE, *IO], installed) == []
     assert undeclared(read_tools(), developing) == []
 

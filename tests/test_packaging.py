@@ -84,6 +84,8 @@ def test_extra_all_has_the_requirements_of_the_other_extras(distributions: Distr
         if extra:
             requirements[extra.strip("'")].add(requirement)
     everything = requirements.pop("all")
+    testing = requirements.pop("testing")  # the command needs all of it except pytest
+    assert testing == requirements["server"] | requirements["trial"] | {"pytest>=8"}
     assert set(requirements) == {"server", "trio", "trial", "hashes", "redis", "uvloop"}
     assert everything == set().union(*requirements.values())
 

@@ -61,7 +61,22 @@ def test_methods_page_shows_the_output_of_the_methods_command() -> None:
 
 def test_the_programs_in_the_readme_are_the_examples() -> None:
     names = ("client.py", "server.py", "session_test.py")
-    assert blocks("python") == [(EXAMPLES / name).read_text(encoding="utf-8") for name in names]
+    assert blocks("python")[:-1] == [(EXAMPLES / name).read_text(encoding="utf-8") for name in names]
+
+
+def test_the_test_with_the_test_kit_passes_and_can_fail(tmp_path: Path) -> None:
+    """It is the first one of docs/testing.md."""
+    test = blocks("python")[-1]
+    assert test == blocks("python", (ROOT / "docs" / "testing.md").read_text(encoding="utf-8"))[0]
+    (tmp_path / "test_right.py").write_text(test)
+    (tmp_path / "test_wrong.py").write_text(test.replace("Subject: Welcome", "Subject: Goodbye"))
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", str(tmp_path)]
+    command += [argument for name in ("cacheprovider", "asyncio", "trio") for argument in ("-p", f"no:{name}")]
+    run = subprocess.run(
+        command, env=ENVIRONMENT, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=TIMEOUT, check=False
+    )
+    assert run.stdout.splitlines()[-1].startswith("1 failed, 1 passed"), run.stdout
+    assert "FAILED test_wrong.py::test_welcome_mail" in run.stdout
 
 
 def test_example_programs_do_not_exceed_their_line_limits() -> None:

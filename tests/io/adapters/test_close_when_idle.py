@@ -125,7 +125,7 @@ def long_linger(no_linger: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("long_linger")
 @on_both_loops
 async def test_clients_that_do_not_close_are_waited_for_until_the_grace_period_ends(loop: loops.Loop) -> None:
-    """docs/testing.md: a test with an idle client ends as soon.  The client has received its 421."""
+    """A test of a mail client that stays idle ends as soon.  The client has received its 421."""
     async with loop.adapter.serve_smtp(accept, smtp.ServerSettings(), grace=0.05) as listener:
         connection = await loop.in_thread(dial, listener.port)
         await loop.in_thread(read_line, connection)
