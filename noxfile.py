@@ -18,7 +18,9 @@ import nox
 
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 
-RUN_PROGRAMS: Final = "bench_guard benchmarks before_login client_page gateway_page packaging readme".split()
+RUN_PROGRAMS: Final = (
+    *"bench_guard benchmarks before_login client_page gateway_page packaging readme testing_page".split(),
+)
 READ_FILES: Final = ("conformance", "docs_site", "floor_plan")  # these find the same on every Python
 COUNT_BYTES: Final = ("smtp/test_memory.py", "pop3/test_memory.py")  # so do these
 LEFT_OUT: Final = frozenset(f"tests/test_{name}.py" for name in (*RUN_PROGRAMS, *READ_FILES))

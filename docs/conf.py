@@ -27,6 +27,7 @@ TREES: Final = {
 PACKAGES: Final = (
     *("mailauth", "mailauth.smtp", "mailauth.pop3", "mailauth.sasl"),
     *("mailauth_io.adapters", "mailauth_io.client", "mailauth_io.server", "mailauth_io.stores"),
+    "mailauth_io.testing",
 )
 
 sys.path.insert(0, str(DOCS.parent / "src"))
