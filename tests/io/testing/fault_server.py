@@ -13,6 +13,7 @@ import selectors
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal, Self, TypeVarTuple
@@ -125,7 +126,9 @@ class FaultServer:
 
     def advance_to_end(self) -> None:
         """Advance the clock until no connection is left: a reset waits until the client's system has all data."""
+        due = time.monotonic() + TIMEOUT
         while not self.connected or self.call(lambda: self.listener.connected):
+            assert time.monotonic() < due, "a connection is left"
             self.advance(0.1)
 
     def received(self) -> bytes:
@@ -223,8 +226,9 @@ def fault_server(
 
 
 def connect(server: FaultServer, *, tls: bool = False) -> socket.socket:
-    """Return a blocking client, inside TLS if *tls* is set."""
+    """Return a blocking client, inside TLS if *tls* is set.  It sends at once, even if data is not acknowledged."""
     client = dial(server.port)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not tls:
         return client
     try:

@@ -5,6 +5,7 @@ Where time matters, the clock of the server stands still, and the test advances 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import smtplib
@@ -206,6 +207,28 @@ def test_slicer_upstream_lets_the_server_receive_one_piece_at_a_time(delay: floa
             assert arrived(server, client) == b"abc\r\ndefg\r\nhi\r\n"
 
 
+def test_slices_stay_separate_while_the_server_does_not_read() -> None:
+    released = asyncio.Event()
+
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                await released.wait()
+                connection.answer(event, event.text)
+
+    with fault_server(standing=True, session=session) as server:
+        server.network.slicer(4, direction="upstream")
+        with connect(server) as client:
+            client.sendall(b"a\r\nb\r\nc\r\nd\r\ne\r\n")
+            server.settle()
+            assert server.machines[0].pieces == [b"a\r\nb"]
+            client.shutdown(socket.SHUT_WR)
+            server.settle()
+            server.call(released.set)
+            server.settle()
+            assert server.machines[0].pieces == [b"a\r\nb", b"\r\nc\r", b"\nd\r\n", b"e\r\n", b""]
+
+
 # All faults that lose nothing
 
 
@@ -366,6 +389,24 @@ def test_limit_data_during_a_handshake_is_seen_by_ssl() -> None:
             assert server.machines == []
 
 
+@both_directions
+def test_client_may_send_after_limit_data_until_it_closes(direction: Any) -> None:
+    """What it sends is discarded, and it gets no reset."""
+    with fault_server(standing=True) as server:
+        server.network.limit_data(4, direction=direction)
+        with connect(server) as client:
+            client.sendall(b"abc\r\n")
+            server.settle()
+            assert server.ended.get(timeout=TIMEOUT) is CloseReason.PEER_CLOSED
+            for _ in range(3):
+                client.sendall(b"more\r\n" * 1_000)
+                server.settle()
+            assert read_to_end(client) == ({"downstream": b"hell", "upstream": GREETING}[direction], None)
+            assert server.call(lambda: server.listener.connected)
+        server.settle()
+        assert not server.call(lambda: server.listener.connected)
+
+
 def test_connection_that_was_cut_is_closed_if_the_client_does_not_close_it() -> None:
     with fault_server(standing=True) as server:
         server.network.limit_data(3)
@@ -396,6 +437,19 @@ def test_faults_act_in_the_order_of_the_calls() -> None:
                         server.advance(0.125)
                     pieces.append(arrived(server, client))
                 assert pieces == expected
+
+
+def test_first_cut_counts() -> None:
+    for first, last in [("limit_data(0)", "reset_peer()"), ("reset_peer()", "limit_data(0)")]:
+        with fault_server() as server:
+            for call in (first, last):
+                if call == "reset_peer()":
+                    server.network.reset_peer()
+                else:
+                    server.network.limit_data(0)
+            with connect(server) as client:
+                assert read_to_end(client) == (b"", None if first == "limit_data(0)" else ConnectionResetError)
+            assert server.network.unused == [last]
 
 
 @pytest.mark.parametrize(("cut", "error"), [("limit_data", None), ("reset_peer", ConnectionResetError)])
@@ -679,23 +733,53 @@ def test_aborted_connections_are_closed_at_once() -> None:
 
 
 def test_data_for_a_session_that_has_ended_is_discarded() -> None:
-    """While the server waits to reset the connection, the client goes on sending."""
-    with fault_server(standing=True) as server:
-        server.network.reset_peer(after=12)
-        server.network.latency(60, direction="upstream")
+    """While the server waits to reset the connection, the client goes on sending; no timer is left for its data."""
+
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                raise RuntimeError("the session has failed")
+
+    with fault_server(standing=True, session=session) as server:
+        server.network.reset_peer()
+        server.network.latency(0.0625, direction="upstream")
         with connect(server) as client:
-            client.sendall(b"QUIT\r\n")
-            client.shutdown(socket.SHUT_WR)
-            server.advance(60)
-            assert read_exactly(client, 12) == b"hello\r\nbye\r\n"
-            assert server.ended.get(timeout=TIMEOUT) is CloseReason.QUIT
+            client.sendall(b"a\r\n")
+            server.advance(0.0625)
+            client.sendall(b"b\r\n")
+            server.advance(0.046875)
+            assert read_to_end(client) == (b"", ConnectionResetError)
+            assert server.machines[0].pieces == [b"a\r\n"]
+            assert not server.call(lambda: server.listener.connected)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda network: None,
+        lambda network: network.limit_data(1_000),
+        lambda network: network.slicer(100, direction="upstream"),
+    ],
+)
+def test_data_before_a_reset_is_received_by_a_busy_session(fault: Callable[[Network], None]) -> None:
+    released = asyncio.Event()
+
+    async def session(connection: AsyncServerConnection[EchoEvent]) -> None:
+        async for event in connection:
+            if isinstance(event, Line):
+                await released.wait()
+                connection.answer(event, event.text)
+
+    with fault_server(standing=True, session=session) as server:
+        fault(server.network)
         with connect(server) as client:
-            client.sendall(b"QUIT\r\n")
-            server.advance(60)
-            assert server.ended.get(timeout=TIMEOUT) is CloseReason.QUIT
-            client.sendall(b"more\r\n")
-            server.advance_to_end()
-            assert read_to_end(client)[1] is ConnectionResetError
+            for line in (b"a\r\n", b"b\r\n", b"c\r\n"):
+                client.sendall(line)
+                server.settle()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.call(released.set)
+        assert server.received() == b"a\r\nb\r\nc\r\n"
+        assert server.machines[0].pieces[-1] == b""
 
 
 def test_aborted_write_ends() -> None:
@@ -767,8 +851,7 @@ def test_listener_reports_a_handshake_that_fails_after_starttls() -> None:
             assert read_exactly(client, 11) == GREETING + b"go\r\n"
             with pytest.raises(ssl.SSLCertVerificationError):
                 ssl.create_default_context().wrap_socket(client, server_hostname="localhost")
-        while server.call(lambda: server.listener.connected):
-            server.settle()
+        server.advance_to_end()
         assert [peer for peer, _ in server.failed] == server.connected
 
 
