@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MARKER: Final = (
     "mail_server(users=, domain=, certificate=, starttls=, legacy=, mechanisms=, max_message_size=, grant_lifetime=,"
-    " max_failed_logins=, unused_rules=): the options of the mail server of the test"
+    " open_relay=, max_failed_logins=, unused_rules=): the options of the mail server of the test"
     " (see mailauth_io.testing.Options)"
 )
 _SERVER: Final[pytest.StashKey[MailServer]] = pytest.StashKey()

@@ -23,7 +23,9 @@ import anyio
 import anyio.to_thread
 import attrs
 
-from mailauth import ServerMachine, Tls, pop3, smtp
+from mailauth import ACCEPT, ServerMachine, Tls, pop3, smtp
+from mailauth.grants import Lookup
+from mailauth.policy import Decision, Reason, RelayPolicy
 
 from .._checks import check_number
 from ..adapters import AsyncServerConnection, Limits, Peer
@@ -73,6 +75,22 @@ class ClearSecret:
     """``"SMTP"`` or ``"POP3"``."""
 
 
+@attrs.frozen(kw_only=True)
+class _OpenRelay(RelayPolicy):
+    """Accepts mail for other domains from everybody.  Grants are looked up nevertheless, for the envelope."""
+
+    def decide(
+        self,
+        forward_path: smtp.Mailbox,
+        *,
+        identity: str | None,
+        grant: Lookup,
+        reverse_path: smtp.Mailbox | None = None,
+    ) -> Decision:
+        decision = RelayPolicy.decide(self, forward_path, identity=identity, grant=grant, reverse_path=reverse_path)
+        return attrs.evolve(decision, verdict=ACCEPT) if decision.reason is Reason.NO_GRANT else decision
+
+
 class _Test:
     """What belongs to one test: ``MailServer.reset()`` makes a new one.  It is the Journal of its connections."""
 
@@ -95,6 +113,8 @@ class _Test:
             self.clock,
             on_error=self.session_failed,
         )
+        if options.open_relay:
+            self.state = attrs.evolve(self.state, policy=_OpenRelay(domains=self.state.policy.domains))
         self.starttls_injected = options.starttls == "injected"
         offered = options.starttls != "stripped"
         self.smtp_settings = attrs.evolve(self.state.smtp_settings(), starttls=offered)

@@ -82,6 +82,8 @@ class Options:
         The maximum size of a message in bytes, which EHLO shows as SIZE.  None: the default of ``server.Config``.
     grant_lifetime
         The lifetime of a grant (POP before SMTP) in seconds; 0: POP3 logins make no grants.
+    open_relay
+        Accept mail for other domains without a login and without a grant.
     max_failed_logins
         The number of failed logins after which the server ends a session, at least three.
     unused_rules
@@ -101,6 +103,7 @@ class Options:
     mechanisms: tuple[str, ...] | None = attrs.field(default=None, converter=_names)
     max_message_size: int | None = None
     grant_lifetime: float = 1800.0
+    open_relay: bool = attrs.field(default=False, validator=_check_bool)
     max_failed_logins: int = 10
     unused_rules: UnusedRules = attrs.field(default="fail", validator=_one_of(UnusedRules))
 
@@ -138,5 +141,6 @@ class OptionArguments(TypedDict, total=False):
     mechanisms: Collection[str] | None
     max_message_size: int | None
     grant_lifetime: float
+    open_relay: bool
     max_failed_logins: int
     unused_rules: UnusedRules

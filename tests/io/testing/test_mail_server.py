@@ -66,6 +66,27 @@ def test_mail_for_an_account_is_in_its_maildrop(server: MailServer) -> None:
     assert server.maildrop("alice") == ()
 
 
+@pytest.mark.parametrize("grant_lifetime", [0, 1800])
+def test_open_relay_accepts_remote_mail_without_a_login(server: MailServer, grant_lifetime: float) -> None:
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        submit(server, login=None)
+    server.reset(Options(open_relay=True, grant_lifetime=grant_lifetime))
+    submit(server, login=None)
+    envelope = server.wait_for_message(to="bob@far.test").envelope
+    assert (envelope.identity, envelope.grant) == (None, None)
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        submit(server, "nobody@example.test", login=None)
+
+
+def test_open_relay_shows_the_grant_of_a_client(server: MailServer) -> None:
+    server.reset(Options(open_relay=True))
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    client.apop("bob", server.password("bob"))
+    client.quit()
+    submit(server, login=None)
+    assert server.wait_for_message().envelope.grant == "bob"
+
+
 @pytest.mark.parametrize("as_email", [False, True])
 def test_delivered_message_is_fetched(server: MailServer, as_email: bool) -> None:
     email = EmailMessage()
