@@ -15,13 +15,17 @@ from .transcript import CLIENT_CLOSED, NOTE, RULE, SERVER, TLS_FAILED, Connectio
 CLOSEST: Final = 3
 """Messages that are shown, those that differ least from the wanted one first."""
 
+_NO_TLS: Final = "the client has not begun with TLS, as it must on smtps_port and pop3s_port"
+
 _TLS_CAUSES: Final = {
     "unknown ca": "the client does not trust the CA of the server; use mail_server.ca_file or mail_server.ssl_context",
     "certificate expired": "the client refuses the certificate because it has expired",
     "bad certificate": "the client refuses the certificate, such as one of another host",
     "certificate unknown": "the client refuses the certificate",
     "http request": "the client speaks HTTP",
-    "wrong version number": "the client does not begin with TLS; it must, on the ports smtps_port and pop3s_port",
+    "wrong version number": _NO_TLS,
+    "record layer failure": _NO_TLS,
+    "packet length too long": _NO_TLS,
     "no shared cipher": "client and server have no cipher suite in common",
     "unsupported protocol": "client and server have no TLS version in common",
 }
@@ -274,8 +278,11 @@ def _is_negative(reply: str) -> bool:
 def _tls_failure(reason: str, service: str) -> str:
     if service == "smtps" and "closed the connection" in reason:
         return "the client has closed the connection during the TLS handshake; for STARTTLS or no TLS, use smtp_port"
-    meaning = _TLS_CAUSES.get(reason.removeprefix("tlsv1 alert ").removeprefix("sslv3 alert "))
-    return f"the TLS handshake has failed ({reason})" + (f": {meaning}" if meaning else "")
+    reason = re.sub(r"^.*\balert ", "", reason)  # the name of the protocol before it differs between OpenSSL's versions
+    meaning = _TLS_CAUSES.get(reason)
+    return (
+        f"the TLS handshake has failed: {meaning} ({reason})" if meaning else f"the TLS handshake has failed: {reason}"
+    )
 
 
 def _login(mechanism: str, responses: Sequence[str]) -> str:
