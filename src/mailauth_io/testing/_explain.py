@@ -225,6 +225,9 @@ class _SmtpSession:
         port = f"{self.connection.service}_port"
         if self.connection.service == "smtps" and self.connection.tls is None:
             return "the client has connected to smtps_port, but not begun TLS; for STARTTLS or no TLS, use smtp_port"
+        last_verb = self.exchanges[-1].verb
+        if closed and self.connection.tls is not None and last_verb in ("", "STARTTLS"):
+            return "the client has closed the connection after the TLS handshake; perhaps it refuses the certificate"
         if not verbs & {"EHLO", "HELO"}:
             return f"the client has {'closed the connection' if closed else f'connected to {port}'}, but sent no EHLO"
         if "MAIL" not in verbs:
@@ -276,8 +279,11 @@ def _is_negative(reply: str) -> bool:
 
 
 def _tls_failure(reason: str, service: str) -> str:
-    if service == "smtps" and "closed the connection" in reason:
-        return "the client has closed the connection during the TLS handshake; for STARTTLS or no TLS, use smtp_port"
+    if "closed the connection" in reason:  # asyncio, and some libraries, do so without an alert
+        other = ", or it does not begin with TLS and needs smtp_port" if service == "smtps" else ""
+        return (
+            f"the client has closed the connection during the TLS handshake; perhaps it refuses the certificate{other}"
+        )
     reason = re.sub(r"^.*\balert ", "", reason)  # the name of the protocol before it differs between OpenSSL's versions
     meaning = _TLS_CAUSES.get(reason)
     return (

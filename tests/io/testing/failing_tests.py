@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import poplib
 import smtplib
 import socket
@@ -101,6 +102,15 @@ def test_no_connection(mail_server: MailServer) -> None:
 def test_smtps_without_tls(mail_server: MailServer) -> None:
     with socket.create_connection((mail_server.host, mail_server.smtps_port), timeout=30):
         wait(mail_server)
+
+
+def test_client_that_closes_without_an_alert(mail_server: MailServer) -> None:
+    async def main() -> None:
+        with pytest.raises(ssl.SSLError):
+            await asyncio.open_connection(mail_server.host, mail_server.smtps_port, ssl=ssl.create_default_context())
+
+    asyncio.run(main())
+    wait(mail_server)
 
 
 def test_ehlo_to_smtps(mail_server: MailServer) -> None:

@@ -43,6 +43,9 @@ no_connection
     no message: no client has connected; check the host and the port, and that the code was called
 smtps_without_tls
     no message: the client has connected to smtps_port, but not begun TLS; for STARTTLS or no TLS, use smtp_port
+client_that_closes_without_an_alert
+    no message: the client has closed the connection during the TLS handshake; perhaps it refuses the certificate,
+    or it does not begin with TLS and needs smtp_port
 ehlo_to_smtps
     no message: the TLS handshake has failed: the client has not begun with TLS, as it must on smtps_port and
     pop3s_port
