@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -57,7 +57,7 @@ def mail_server_of_worker() -> Iterator[MailServer]:
 
 @pytest.fixture
 def mail_server(request: pytest.FixtureRequest, mail_server_of_worker: MailServer) -> Iterator[MailServer]:
-    """An SMTP and POP3 server, cleared for this test.  Its options are the arguments of the marker ``mail_server``.
+    """An SMTP and POP3 server, cleared for this test.  Its options are the arguments of the markers ``mail_server``.
 
     At the end, the test fails if a rule was not used up, or if a session failed in the server.
     """
@@ -89,24 +89,27 @@ def _new_server() -> MailServer:
 
 
 def _options(test: pytest.Item) -> Options:
-    """Return the options in the marker of *test* that is nearest to it.  An error is one of the test, in one line."""
+    """Return the options in the markers of *test*: one at a function adds to those of its class and module.
+
+    An error is one of the test, in one line.
+    """
     from .testing import Options
     from .testing.options import OptionArguments
 
-    marker = test.get_closest_marker("mail_server")
-    if marker is None:
-        return Options()
-    problem = ""
-    if marker.args:
-        problem = f"options need a name, such as certificate='expired', not {marker.args[0]!r}"
     names = list(OptionArguments.__annotations__)
-    for name in marker.kwargs.keys() - names:
+    options: dict[str, Any] = {}
+    problem = ""
+    for marker in reversed(list(test.iter_markers("mail_server"))):
+        options |= marker.kwargs
+        if marker.args:
+            problem = f"options need a name, such as certificate='expired', not {marker.args[0]!r}"
+    for name in options.keys() - names:
         close = difflib.get_close_matches(name, names, 1)
         choices = f"did you mean {close[0]!r}?" if close else f"use {', '.join(names)}"
         problem = f"there is no option {name!r}; {choices}"
     if not problem:
         try:
-            return Options(**marker.kwargs)
+            return Options(**options)
         except (TypeError, ValueError) as error:
             problem = str(error)
     pytest.fail(f"the marker mail_server: {problem}", pytrace=False)

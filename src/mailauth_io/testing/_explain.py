@@ -280,10 +280,8 @@ def _is_negative(reply: str) -> bool:
 
 def _tls_failure(reason: str, service: str) -> str:
     if "closed the connection" in reason:  # asyncio, and some libraries, do so without an alert
-        other = ", or it does not begin with TLS and needs smtp_port" if service == "smtps" else ""
-        return (
-            f"the client has closed the connection during the TLS handshake; perhaps it refuses the certificate{other}"
-        )
+        cause = "the client has closed the connection during the TLS handshake; perhaps it refuses the certificate"
+        return f"{cause}, or it does not begin with TLS and needs smtp_port" if service == "smtps" else cause
     reason = re.sub(r"^.*\balert ", "", reason)  # the name of the protocol before it differs between OpenSSL's versions
     meaning = _TLS_CAUSES.get(reason)
     return (
