@@ -1,0 +1,178 @@
+"""When a test sees what clients have done, and what ``wait_for_message()`` does not block."""
+
+from __future__ import annotations
+
+import contextlib
+import poplib
+import smtplib
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from mailauth import pop3, smtp
+from mailauth_io.testing import DROP, MailServer, Message
+
+COMMANDS = b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\nSubject: tea\r\n\r\n.\r\nQUIT\r\n"
+
+
+@contextlib.contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        yield client
+
+
+# The server has read what a client has sent before the test asks; the client has waited for nothing.
+
+
+def test_messages(mail_server: MailServer) -> None:
+    with connected(mail_server.smtp_port) as client:
+        client.sendall(COMMANDS)
+        assert [message.subject for message in mail_server.messages] == ["tea"]
+
+
+def test_secrets_in_clear(mail_server: MailServer) -> None:
+    with connected(mail_server.pop3_port) as client:
+        client.sendall(b"USER alice\r\nPASS alice-password\r\n")
+        assert [secret.user for secret in mail_server.secrets_in_clear] == ["alice"]
+
+
+def test_transcript(mail_server: MailServer) -> None:
+    with connected(mail_server.smtp_port) as client:
+        client.sendall(b"NOOP\r\n")
+        assert mail_server.transcript.commands == ("NOOP",)
+
+
+def test_transcript_of_a_connection_without_its_tls_handshake(mail_server: MailServer) -> None:
+    with connected(mail_server.pop3s_port):
+        [connection] = mail_server.transcript.connections
+        assert (connection.service, connection.peer, connection.tls, connection.lines) == (
+            "pop3s",
+            "127.0.0.1",
+            None,
+            [],
+        )
+
+
+def test_maildrop(mail_server: MailServer) -> None:
+    mail_server.deliver("alice", b"Subject: tea\r\n\r\n")
+    with connected(mail_server.pop3_port) as client:
+        client.sendall(b"USER alice\r\nPASS alice-password\r\nDELE 1\r\nQUIT\r\n")
+        assert mail_server.maildrop("alice") == ()
+
+
+def test_check(mail_server: MailServer) -> None:
+    mail_server.on(smtp.Noop).reply(DROP)
+    with connected(mail_server.smtp_port) as client:
+        client.sendall(b"NOOP\r\n")
+        mail_server.check()
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_client_of_an_earlier_test(mail_server: MailServer, attempt: int) -> None:
+    """A connection that the server has not accepted yet belongs to the test that ends."""
+    with connected(mail_server.smtp_port):
+        mail_server.reset()
+        assert len(mail_server.transcript) == 0
+
+
+def test_everything_can_be_read_after_the_end() -> None:
+    server = MailServer()
+    server.start()
+    with connected(server.smtp_port) as client:
+        client.sendall(COMMANDS)
+        assert len(server.messages) == 1
+    server.close()
+    assert len(server.messages) == 1
+    assert "QUIT" in str(server.transcript)
+    assert server.secrets_in_clear == ()
+
+
+# Functions of the test may ask the server, in its thread too.
+
+
+def test_rule_asks_the_server(mail_server: MailServer) -> None:
+    rule = mail_server.on(smtp.Noop, where=lambda noop: mail_server.transcript.commands == ("NOOP",)).reply(451)
+    with connected(mail_server.smtp_port) as client:
+        client.recv(100)
+        client.sendall(b"NOOP\r\n")
+        assert client.recv(100).startswith(b"451 ")
+    assert rule.used == 1
+
+
+def test_wait_asks_the_server(mail_server: MailServer) -> None:
+    """The message arrives while ``where`` waits for the server."""
+    asked = threading.Event()
+
+    def where(message: Message) -> bool:
+        asked.set()
+        second.wait(30)
+        return len(mail_server.messages) == 2 and message.subject == "tea"
+
+    second = threading.Event()
+    found: list[Message] = []
+    waiting = threading.Thread(target=lambda: found.append(mail_server.wait_for_message(where=where, timeout=30)))
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.sendmail("", ["alice@example.test"], b"Subject: tea\r\n\r\n")
+        waiting.start()
+        asked.wait(30)
+        client.sendmail("", ["alice@example.test"], b"Subject: cake\r\n\r\n")
+        second.set()
+        waiting.join(30)
+    assert [message.subject for message in found] == ["tea"]
+
+
+def test_each_of_several_waits_gets_another_message(mail_server: MailServer) -> None:
+    found: list[Message] = []
+    waiting = [
+        threading.Thread(target=lambda: found.append(mail_server.wait_for_message(timeout=30))) for _ in range(4)
+    ]
+    for thread in waiting:
+        thread.start()
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        for number in range(4):
+            client.sendmail("", ["alice@example.test"], b"Subject: %d\r\n\r\n" % number)
+    for thread in waiting:
+        thread.join(30)
+    assert sorted(message.subject for message in found) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_traceback_of_an_async_wait_ends_in_the_test(mail_server: MailServer, backend: str) -> None:
+    async def main() -> None:
+        await mail_server.wait_for_message_async(timeout=0)
+
+    with pytest.raises(AssertionError) as caught:
+        anyio.run(main, backend=backend)
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names[-2:] == ["main", "wait_for_message_async"]
+
+
+def test_poplib_and_a_rule_for_the_end(mail_server: MailServer) -> None:
+    """A client that does not wait for the reply to QUIT."""
+    mail_server.on(pop3.Quit).reply(DROP)
+    client = poplib.POP3(mail_server.host, mail_server.pop3_port, timeout=30)
+    client.sock.sendall(b"QUIT\r\n")
+    client.close()
+    mail_server.check()
+
+
+def test_long_transcripts_are_cut(mail_server: MailServer) -> None:
+    with connected(mail_server.smtp_port) as client:
+        client.sendall(b"RSET\r\n" * 150)
+        shown = str(mail_server.transcript).splitlines()
+    assert shown[-1] == "  S: 250 2.0.0 reset"
+    assert len(shown) == 201
+    assert shown[40] == "  (102 lines are not shown)"
+
+
+def test_only_the_last_connections_are_shown(mail_server: MailServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(25):
+            stack.enter_context(connected(mail_server.smtp_port))
+        shown = str(mail_server.transcript)
+    assert shown.startswith("(The first 5 connections are not shown.)\nSMTP connection 6 from 127.0.0.1")
+    assert shown.count("SMTP connection") == 20
