@@ -6,13 +6,14 @@ import asyncio
 import binascii
 import contextlib
 import functools
+import ipaddress
 import re
 import ssl
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Future
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
@@ -27,7 +28,7 @@ from mailauth import ACCEPT, ServerMachine, Tls, pop3, smtp
 from mailauth.grants import Lookup
 from mailauth.policy import Decision, Reason, RelayPolicy
 
-from .._checks import check_number
+from .._checks import check_choice, check_number, check_port, check_text
 from ..adapters import AsyncServerConnection, Limits, Peer
 from ..adapters.tls.layer import POP3, SMTP
 from ..server.config import PORTS, Stores
@@ -206,8 +207,23 @@ class MailServer:
     host: Final = "localhost"
     """The name of the host, for which the certificate is valid, as it is for 127.0.0.1."""
 
-    def __init__(self) -> None:
-        """Raises TrustmeMissing if the extra ``testing`` is not installed."""
+    def __init__(self, *, address: str = _ADDRESS, ports: Mapping[str, int] | None = None) -> None:
+        """Listen on the IP address *address*, and on *ports*, by the names ``smtp``, ``smtps``, ``pop3`` and ``pop3s``.
+
+        A port that is absent or 0 is any free one.  The certificate is not valid for an *address* that is not
+        127.0.0.1 or ::1.  Raises TypeError or ValueError for a wrong argument, and TrustmeMissing if the extra
+        ``testing`` is not installed.
+        """
+        check_text("address", address)
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise ValueError("address must be an IP address such as '127.0.0.1', not a name") from None
+        self._address = address
+        self._ports = dict.fromkeys(PORTS, 0) | dict(ports or {})
+        for name, port in self._ports.items():
+            check_choice("each key of ports", name, PORTS)
+            check_port(f"ports[{name!r}]", port)
         self._certificates = CertificateSet.of_process()
         self._tls_context = SelectableContext.of(self._certificates)
         self._changed = threading.Condition()
@@ -229,7 +245,7 @@ class MailServer:
     # Life
 
     def start(self, options: Options | None = None) -> None:
-        """Start the thread, and listen on free ports of 127.0.0.1.  Raises OSError if that fails."""
+        """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``."""
         started: Future[None] = Future()
         serving = functools.partial(asyncio.run, self._serve(options or Options(), started))
         self._thread = threading.Thread(target=serving, name="mailauth test server", daemon=True)
@@ -275,14 +291,15 @@ class MailServer:
             on_tls_failure=lambda peer, error: self._test.tls_failed(peer, error),
         )
         build = functools.partial(self._build, service)
-        async with listener.listen(self._session, build, _ADDRESS, 0, reuse_port=False):
+        async with listener.listen(self._session, build, self._address, self._ports[service], reuse_port=False):
             yield listener
 
     def close(self) -> None:
         """Stop the server: close all connections, and end the thread.  A second call does nothing."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, because start() has failed
+                self._loop.call_soon_threadsafe(self._stop.set)
             thread.join()
             self._directory.cleanup()
 
@@ -459,6 +476,18 @@ class MailServer:
     def messages(self) -> tuple[Message, ...]:
         """The messages that were accepted by SMTP, oldest first."""
         return tuple(self._settled().messages)
+
+    def delete(self, *messages: Message) -> None:
+        """Remove *messages* from ``messages``; one that is not there is ignored.  Copies in maildrops stay.
+
+        ``wait_for_message()`` does not return a message that was deleted.
+
+            mail_server.delete(*mail_server.messages)
+        """
+        removed = set(map(id, messages))
+        with self._changed:
+            for kept in (self._test.messages, self._test.returned):
+                kept[:] = [message for message in kept if id(message) not in removed]
 
     @property
     def grants(self) -> tuple[ActiveGrant, ...]:

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -432,3 +433,55 @@ def test_unknown_account(server: MailServer, call: str) -> None:
 def test_clock_cannot_go_back(server: MailServer) -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         server.clock.advance(-1)
+
+
+def test_deleted_messages_are_gone_and_others_stay(server: MailServer) -> None:
+    for _ in range(3):
+        submit(server, "bob@example.test")
+    first, second, third = server.messages
+    assert server.wait_for_message() is first
+    server.delete(first, second)
+    server.delete(second)
+    assert server.messages == (third,)
+    assert server.wait_for_message() is third
+    assert len(server.maildrop("bob")) == 3
+    server.delete()
+    assert server.messages == (third,)
+
+
+def test_address_and_ports_are_chosen() -> None:
+    """Nobody else uses the address, so ports that another server has on 127.0.0.1 are free there."""
+    with run_mail_server() as other:
+        ports = {"smtp": other.smtp_port, "pop3s": other.pop3s_port}
+        server = MailServer(address="127.5.4.3", ports=ports)
+        server.start()
+        try:
+            assert (server.smtp_port, server.pop3s_port) == (other.smtp_port, other.pop3s_port)
+            with smtplib.SMTP("127.5.4.3", other.smtp_port, timeout=30) as client:
+                assert client.noop()[0] == 250
+        finally:
+            server.close()
+
+
+def test_port_in_use_is_an_error_after_which_the_server_can_be_closed() -> None:
+    with run_mail_server() as other:
+        server = MailServer(ports={"smtps": other.smtps_port})
+        with pytest.raises(OSError, match="in use"):
+            server.start()
+        server.close()
+        assert not Path(server.ca_file).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"address": "localhost"}, ValueError, "address must be an IP address such as '127.0.0.1', not a name"),
+        ({"address": 1}, TypeError, "address must be"),
+        ({"ports": {"imap": 143}}, ValueError, "each key of ports must be one of"),
+        ({"ports": {"smtp": 65536}}, ValueError, r"ports\['smtp'\] must be 0 to 65535"),
+        ({"ports": {"smtp": "25"}}, TypeError, r"ports\['smtp'\] must be an int"),
+    ],
+)
+def test_wrong_address_or_port_is_refused(arguments: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        MailServer(**arguments)
