@@ -1,0 +1,392 @@
+"""A message as the HTTP API shows it: header fields, texts and parts.
+
+A message of a test may be malformed in any way, so nothing here raises on its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from email import message_from_bytes
+from email.header import decode_header, make_header
+from email.message import Message as ParsedEmail
+from email.policy import Compat32
+from email.utils import getaddresses, parsedate_to_datetime
+from html.parser import HTMLParser
+from typing import Any, Final, Protocol, cast
+
+import attrs
+
+SNIPPET_LENGTH: Final = 200
+"""The number of characters of the text of a message that a list shows."""
+
+_FOLD: Final = re.compile(r"\r?\n[ \t]*|[\r\n]")
+_BLANKS: Final = re.compile(r"\s+")
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+_SEARCH_PUNCTUATION: Final = re.compile(r'[\r\n\t<>",;()\ufeff]')
+_BRACKETED: Final = re.compile(r"<([^<>]*)>")
+_UNSUBSCRIBE_LINK: Final = re.compile(r"(?:mailto:|https?://)[^\s]+", re.IGNORECASE)
+_BLOCKS: Final = frozenset("address article blockquote br dd div dl dt footer h1 h2 h3 h4 h5 h6 header hr li ol p pre "
+                           "section table td th title tr ul".split())  # fmt: skip
+_HIDDEN: Final = frozenset(("script", "style", "template"))
+
+
+class Envelope(Protocol):
+    """The envelope of a message that was sent by SMTP."""
+
+    @property
+    def sender(self) -> str: ...
+    @property
+    def recipients(self) -> Sequence[str]: ...
+    @property
+    def identity(self) -> str | None: ...
+
+
+class Message(Protocol):
+    """A message of the mail server."""
+
+    @property
+    def raw(self) -> bytes: ...
+    @property
+    def envelope(self) -> Envelope | None: ...
+
+
+@attrs.frozen
+class Address:
+    """A display name and an address; either may be empty."""
+
+    name: str
+    address: str
+
+    def to_json(self) -> dict[str, str]:
+        return {"Name": self.name, "Address": self.address}
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.address}".strip()
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """A part of a message that is not one of its texts."""
+
+    id: str
+    """Its position: ``2.1`` is the first part of the second part."""
+    content_type: str
+    file_name: str
+    content_id: str
+    content: bytes = attrs.field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        digests = {name: hashlib.new(name, self.content, usedforsecurity=False) for name in ("md5", "sha1", "sha256")}
+        return {
+            "PartID": self.id,
+            "FileName": self.file_name or self.content_id,
+            "ContentType": self.content_type,
+            "ContentID": self.content_id,
+            "Size": len(self.content),
+            "Checksums": {name.upper(): digest.hexdigest() for name, digest in digests.items()},
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """What lists and searches use of a message."""
+
+    message_id: str
+    subject: str
+    sender: Address
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    reply_to: tuple[Address, ...]
+    username: str
+    size: int
+    attachments: int
+    inline: int
+    snippet: str
+    search_text: str = attrs.field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that a list and a single message have in common."""
+        return {
+            "MessageID": self.message_id,
+            "From": self.sender.to_json(),
+            "To": [each.to_json() for each in self.to],
+            "Cc": [each.to_json() for each in self.cc],
+            "Bcc": [each.to_json() for each in self.bcc],
+            "ReplyTo": [each.to_json() for each in self.reply_to],
+            "Subject": self.subject,
+            "Username": self.username,
+            "Tags": [],
+            "Size": self.size,
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Content:
+    """A parsed message."""
+
+    summary: Summary
+    headers: tuple[tuple[str, str], ...]
+    """The fields in their order, unfolded and not decoded."""
+    return_path: str
+    date: datetime | None
+    text: str
+    html: str
+    inline: tuple[Part, ...]
+    attachments: tuple[Part, ...]
+
+    def part(self, part_id: str) -> Part | None:
+        """Return the part with this id."""
+        return next((part for part in (*self.inline, *self.attachments) if part.id == part_id), None)
+
+    def to_json(self, received: datetime) -> dict[str, Any]:
+        """Return the fields of a single message without its id.  *received* is its date if it has none."""
+        return {
+            **self.summary.to_json(),
+            "ReturnPath": self.return_path,
+            "Date": timestamp(self.date or received),
+            "ListUnsubscribe": self._list_unsubscribe(),
+            "Text": self.text,
+            "HTML": self.html,
+            "Inline": [part.to_json() for part in self.inline if part.file_name or part.content_id],
+            "Attachments": [part.to_json() for part in self.attachments if part.file_name or part.content_id],
+        }
+
+    def _list_unsubscribe(self) -> dict[str, Any]:
+        """Return the links of List-Unsubscribe (RFC 2369), at most one of mail and one of HTTP (RFC 8058)."""
+        header = _first(self.headers, "list-unsubscribe")
+        found = [link for link in _BRACKETED.findall(header) if _UNSUBSCRIBE_LINK.fullmatch(link)]
+        of_mail = [link for link in found if link.lower().startswith("mailto:")]
+        errors: list[str] = []
+        if header and not found:
+            errors.append("no link in <>")
+        if len(of_mail) > 1 or len(found) - len(of_mail) > 1:
+            errors.append("more than one mail or HTTP link")
+        post = _first(self.headers, "list-unsubscribe-post")
+        return {"Header": header, "Links": found, "Errors": ", ".join(errors), "HeaderPost": post}
+
+
+class _Policy(Compat32):
+    """Returns header fields as they were parsed."""
+
+    def header_fetch_parse(self, name: str, value: str) -> str:
+        return value
+
+
+def parse(message: Message) -> Content:
+    """Parse *message*.  What cannot be parsed is empty, or is a text as it was sent."""
+    raw, envelope = message.raw, message.envelope
+    try:
+        parsed = message_from_bytes(raw, policy=_Policy())
+    except Exception:  # RecursionError for multiparts that are nested very deeply
+        head, _, body = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
+        fields = re.sub(rb"(?im)^(?:content-[a-z-]+|mime-version):.*\n(?:[ \t].*\n)*", b"", head + b"\n")
+        parsed = message_from_bytes(fields + b"\n" + body, policy=_Policy())
+    headers = tuple((name, _unfold(_eight_bit(value))) for name, value in parsed.items())
+    texts: list[str] = []
+    htmls: list[str] = []
+    inline: list[Part] = []
+    attachments: list[Part] = []
+    for part_id, leaf in _leaves(parsed):
+        disposition = leaf.get_content_disposition() or ""
+        name = _file_name(leaf)
+        kind = leaf.get_content_type()
+        if kind in ("text/plain", "text/html") and disposition != "attachment" and not name:
+            (htmls if kind == "text/html" else texts).append(_text(leaf))
+            continue
+        part = Part(
+            id=part_id,
+            content_type=kind if _MEDIA_TYPE.fullmatch(kind) else "application/octet-stream",
+            file_name=name,
+            content_id=_decode(_eight_bit(leaf.get("content-id") or "")).strip().strip("<>"),
+            content=_content(leaf),
+        )
+        (attachments if disposition == "attachment" or kind == "application/octet-stream" else inline).append(part)
+    html = "\n".join(htmls)
+    visible = _html_to_text(html) if html else ""
+    text = "\n".join(texts) or visible
+    sender = next(iter(_addresses(headers, "from")), None) or Address(_decode(_first(headers, "from")), "")
+    to, cc, bcc = (_addresses(headers, name) for name in ("to", "cc", "bcc"))
+    reply_to = _addresses(headers, "reply-to")
+    subject = _decode(_first(headers, "subject"))
+    return_path = _first(headers, "return-path").strip().strip("<>")
+    username = ""
+    if envelope is not None:
+        shown = {each.address.lower() for each in (*to, *cc, *bcc)}
+        bcc += tuple(Address("", each) for each in envelope.recipients if each.lower() not in shown)
+        return_path = envelope.sender
+        username = envelope.identity or ""
+    searched = (
+        sender, subject, *to, *cc, *bcc, *reply_to, return_path, visible or text,
+        *(part.file_name for part in attachments),
+    )  # fmt: skip
+    return Content(
+        summary=Summary(
+            message_id=_first(headers, "message-id").strip().strip("<>"),
+            subject=subject,
+            sender=sender,
+            to=to,
+            cc=cc,
+            bcc=bcc,
+            reply_to=reply_to,
+            username=username,
+            size=len(raw),
+            attachments=len(attachments),
+            inline=len(inline),
+            snippet=_snippet(visible or text),
+            search_text=searchable(" ".join(map(str, searched))),
+        ),
+        headers=headers,
+        return_path=return_path or sender.address,
+        date=_date(_first(headers, "date")),
+        text=text,
+        html=html,
+        inline=tuple(inline),
+        attachments=tuple(attachments),
+    )
+
+
+def searchable(text: str) -> str:
+    """Return *text* as it is compared: without case, punctuation of addresses, and repeated blanks."""
+    return _BLANKS.sub(" ", _SEARCH_PUNCTUATION.sub(" ", text)).strip().casefold()
+
+
+def timestamp(value: datetime) -> str:
+    """Return *value* in the format of RFC 3339, with milliseconds only if it has any."""
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return value.isoformat(timespec="milliseconds" if value.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def canonical_name(name: str) -> str:
+    """Return the name of a header field with a capital at the begin of each word: ``Message-Id``."""
+    return "-".join(word.capitalize() for word in name.split("-"))
+
+
+def _leaves(message: ParsedEmail) -> Iterator[tuple[str, ParsedEmail]]:
+    """Yield each part that contains no others, with its id.  An attached message is one part."""
+    waiting = [("0", message)]
+    while waiting:  # without recursion, as multiparts may be nested deeply
+        part_id, part = waiting.pop()
+        children = cast(object, part.get_payload())
+        if not isinstance(children, list) or part.get_content_maintype() != "multipart":
+            yield part_id, part
+            continue
+        prefix = "" if part_id == "0" else f"{part_id}."
+        numbered = [
+            (f"{prefix}{number}", child) for number, child in enumerate(cast("list[object]", children), start=1)
+        ]
+        waiting += [(each, child) for each, child in reversed(numbered) if isinstance(child, ParsedEmail)]
+
+
+def _content(leaf: ParsedEmail) -> bytes:
+    """Return the decoded content of *leaf*."""
+    payload = cast(object, leaf.get_payload())
+    if isinstance(payload, list):  # message/rfc822 and its relatives
+        try:
+            return b"".join(
+                child.as_bytes() for child in cast("list[object]", payload) if isinstance(child, ParsedEmail)
+            )
+        except Exception:  # the generator of the standard library raises many kinds
+            return b""
+    try:
+        decoded = leaf.get_payload(decode=True)
+    except (ValueError, LookupError, TypeError):
+        decoded = str(payload).encode("ascii", "surrogateescape")
+    return decoded if isinstance(decoded, bytes) else b""
+
+
+def _text(leaf: ParsedEmail) -> str:
+    """Return the decoded text of *leaf*, read as UTF-8 if its character set is not known."""
+    content = _content(leaf)
+    try:
+        return content.decode(leaf.get_content_charset() or "utf-8")
+    except (ValueError, LookupError):
+        return content.decode("utf-8", "replace")
+
+
+def _file_name(leaf: ParsedEmail) -> str:
+    try:
+        return _decode(_unfold(_eight_bit(leaf.get_filename() or "")))
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _eight_bit(value: str) -> str:
+    """Return a header field with bytes that are not ASCII decoded as UTF-8 (RFC 6532)."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _unfold(value: str) -> str:
+    return _FOLD.sub(" ", value).strip()
+
+
+def _decode(value: str) -> str:
+    """Return *value* with its encoded words decoded (RFC 2047)."""
+    if "=?" not in value:
+        return value
+    try:
+        return str(make_header(decode_header(value)))
+    except (ValueError, LookupError, AssertionError):
+        return value
+
+
+def _first(headers: Sequence[tuple[str, str]], name: str) -> str:
+    return next((value for each, value in headers if each.lower() == name), "")
+
+
+def _addresses(headers: Sequence[tuple[str, str]], name: str) -> tuple[Address, ...]:
+    values = [value for each, value in headers if each.lower() == name]
+    found = (Address(_decode(display), address) for display, address in getaddresses(values))
+    return tuple(each for each in found if each.address)
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _snippet(text: str) -> str:
+    shown = _BLANKS.sub(" ", text.replace("\ufeff", " ")).strip()
+    return shown if len(shown) <= SNIPPET_LENGTH else shown[:SNIPPET_LENGTH] + "..."
+
+
+class _TextReader(HTMLParser):
+    """Collects the text that a browser shows."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag in _HIDDEN:
+            self._hidden += 1
+        elif tag in _BLOCKS:
+            self.found.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _HIDDEN:
+            self._hidden = max(0, self._hidden - 1)
+        elif tag in _BLOCKS:
+            self.found.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.found.append(_BLANKS.sub(" ", data))
+
+
+def _html_to_text(html: str) -> str:
+    reader = _TextReader()
+    try:
+        reader.feed(html)
+        reader.close()
+    except (ValueError, AssertionError):  # the parser raises for some malformed declarations
+        pass
+    lines = (_BLANKS.sub(" ", line).strip() for line in "".join(reader.found).split("\n"))
+    return "\n".join(line for line in lines if line)
