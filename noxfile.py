@@ -122,3 +122,17 @@ def release(session: nox.Session) -> None:
     python = str(fresh / "bin" / "python")
     session.run(python, "-m", "pip", "install", "--quiet", f"{wheel}[all]", "pytest", external=True)
     session.run(python, "-P", "tools/try_installed.py", external=True, env={"PYTHONPATH": None})
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run the examples in other languages with ``mailauth test-server``: needs Node.js, npm and Java; not run in CI."""
+    install(session)
+    examples = Path("examples/other_languages").resolve()
+    session.run("java", str(examples / "java" / "Example.java"), external=True)
+    node = Path(session.create_tmp()).resolve() / "node"
+    shutil.rmtree(node, ignore_errors=True)
+    shutil.copytree(examples / "node", node, ignore=shutil.ignore_patterns("node_modules"))
+    session.chdir(node)
+    session.run("npm", "install", "--no-audit", "--no-fund", external=True)
+    session.run("npm", "test", external=True)

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] | None = getattr(options, "run", None)
         if run is None:
             parser.error(
-                "no command given; use serve, send, fetch, check-config, grants, policy-service, passwd or methods "
-                "(see --help)"
+                "no command given; use serve, send, fetch, check-config, grants, policy-service, passwd, methods or "
+                "test-server (see --help)"
             )
         title = f"{parser.prog} {options.command}"
         if sys.stdout is None and run is not _serve:
@@ -140,6 +140,9 @@ def build_parser() -> Parser:
     )
     _add_passwd(commands.add_parser("passwd", allow_abbrev=False, help="print a line for an accounts file"))
     _add_methods(commands.add_parser("methods", allow_abbrev=False, help="demonstrate seven ways to submit mail"))
+    _add_test_server(
+        commands.add_parser("test-server", allow_abbrev=False, help="run a mail server for tests, with an HTTP API")
+    )
     return parser
 
 
@@ -157,6 +160,28 @@ def _port(text: str) -> int:
         return parsers.port(text)
     except parsers.ValueParseError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _address(text: str) -> str:
+    """Return an IP address, for argparse."""
+    try:
+        return parsers.address(text)
+    except parsers.ValueParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _domain(text: str) -> str:
+    """Return a domain, for argparse."""
+    try:
+        return parsers.domain(text)
+    except parsers.ValueParseError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _test_user(text: str) -> tuple[str, str]:
+    """Return the name of an account and its password, by default ``NAME-password``, for argparse."""
+    name, colon, password = text.partition(":")
+    return name, password if colon else f"{name}-password"
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -317,6 +342,65 @@ def _add_methods(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_methods)
 
 
+def _add_test_server(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run an SMTP and a POP3 server for tests in any language, with the part of Mailpit's HTTP API that test "
+        "helpers use.  When it is ready, it prints one line of JSON to standard output: the ports, the URL of the API, "
+        "the CA and the accounts.  It keeps all mail in memory, and runs until SIGINT or SIGTERM.  docs/commands.md "
+        "describes it."
+    )
+    parser.add_argument(
+        "--host",
+        type=_address,
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: 127.0.0.1)",
+    )
+    for name, what in {
+        "smtp": "SMTP", "smtps": "SMTP with implicit TLS", "pop3": "POP3", "pop3s": "POP3 with implicit TLS",
+        "http": "the HTTP API",
+    }.items():  # fmt: skip
+        parser.add_argument(
+            f"--{name}-port", type=_port, default=0, metavar="PORT", help=f"port of {what} (default: any free port)"
+        )
+    parser.add_argument(
+        "--user",
+        dest="users",
+        action="append",
+        type=_test_user,
+        default=[],
+        metavar="NAME[:PASSWORD]",
+        help="account, with the password NAME-password by default; may be repeated (default: alice and bob)",
+    )
+    parser.add_argument(
+        "--domain", type=_domain, default="example.test", help="domain of the accounts (default: example.test)"
+    )
+    parser.add_argument(
+        "--no-legacy",
+        dest="legacy",
+        action="store_false",
+        help="accept passwords and MD5 digests only after TLS (default: also without)",
+    )
+    parser.add_argument(
+        "--certificate",
+        choices=("valid", "expired", "wrong_host", "untrusted"),
+        default="valid",
+        help="certificate to present (default: valid)",
+    )
+    parser.add_argument(
+        "--starttls",
+        choices=("offered", "stripped", "injected"),
+        default="offered",
+        help="whether STARTTLS and STLS are offered, are not, or are followed by an injected reply (default: offered)",
+    )
+    parser.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="end also at the end of standard input: with a pipe from the test runner, when the test runner ends",
+    )
+    parser.set_defaults(run=_test_server)
+
+
 # Each command imports what it needs when it runs: `mailauth --version` does not import the server, and `mailauth send`
 # and `mailauth fetch` work without anyio, the package of the extra `server`.
 
@@ -397,3 +481,9 @@ def _methods(options: argparse.Namespace) -> int:
         return methods.main(loops=(options.loop,) if options.loop else ("asyncio", "trio"), as_json=options.json)
     except ImportError as error:
         raise ConfigError(str(error)) from error
+
+
+def _test_server(options: argparse.Namespace) -> int:
+    from . import test_server
+
+    return test_server.run(options)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("restored_process")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "serve, send, fetch, check-config, grants, policy-service, passwd or methods"),
+        ((), "serve, send, fetch, check-config, grants, policy-service, passwd, methods or test-server"),
         (("server",), "invalid choice"),
         (("--verbose",), "--verbose"),
         (("serve", "--verbose"), "--verbose"),
