@@ -465,7 +465,7 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
             return question
         self._content.clear()
         self._replaced = True  # by the reply of the rule, or by none
-        asked: Question[Any] = question
+        asked: Any = question  # of either type
         self.machine.answer(asked, _REJECTION)
         if isinstance(question, smtp.MessageComplete):
             return smtp.MessageAborted(reason=CloseReason.ABORTED)

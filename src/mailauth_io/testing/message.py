@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from email.message import EmailMessage
 from functools import cached_property
 from html.parser import HTMLParser
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -122,10 +122,12 @@ class _LinkParser(HTMLParser):
 def _links(part: EmailMessage) -> list[str]:
     if part.get_content_maintype() != "text" or part.is_attachment():
         return []
+    text: Any
     try:
         text = part.get_content()
     except LookupError:  # an unknown charset
-        text = (part.get_payload(decode=True) or b"").decode("latin-1")  # type: ignore[union-attr]  # bytes, with decode
+        payload: Any = part.get_payload(decode=True)  # bytes
+        text = payload.decode("latin-1")
     if part.get_content_subtype() != "html":
         return list(_links_in_text(text))
     parser = _LinkParser()

@@ -33,16 +33,17 @@ def _one_of(choices: object) -> Any:
 
 def _passwords(users: Collection[str] | Mapping[str, str]) -> dict[str, str]:
     """Return the passwords by name.  A name without one gets ``NAME-password``."""
-    given: object = users
-    if isinstance(given, str) or not isinstance(given, Collection):
-        raise TypeError(f"users must be names or a dict of passwords, such as ('alice', 'bob'), not {given!r}")
-    found = dict(users) if isinstance(users, Mapping) else {name: f"{name}-password" for name in users}
-    for name, password in cast("dict[object, object]", found).items():
+    if isinstance(users, str) or not isinstance(users, Collection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"users must be names or a dict of passwords, such as ('alice', 'bob'), not {users!r}")
+    passwords = {name: f"{name}-password" for name in users}
+    if isinstance(users, Mapping):
+        passwords.update(cast("Mapping[str, str]", users))
+    for name, password in cast("dict[object, object]", passwords).items():
         if not isinstance(name, str) or mailbox_name(name, frozenset()) != name:
             raise ValueError(f"users: {name!r} is not the name of an account; use a name such as 'alice'")
         if not isinstance(password, str) or not password:
             raise ValueError(f"users: the password of {name!r} must be a str that is not empty")
-    return found
+    return passwords
 
 
 def _names(names: Collection[str] | None) -> tuple[str, ...] | None:
@@ -95,7 +96,7 @@ class Options:
         def test_expired_certificate(mail_server): ...
     """
 
-    users: Mapping[str, str] = attrs.field(default=_USERS, converter=_passwords)
+    users: Mapping[str, str] = attrs.field(factory=lambda: _passwords(_USERS), converter=_passwords)
     domain: str = "example.test"
     certificate: CertificateKind = attrs.field(default="valid", validator=_one_of(CertificateKind))
     starttls: StartTlsKind = attrs.field(default="offered", validator=_one_of(StartTlsKind))

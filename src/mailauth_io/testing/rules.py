@@ -280,11 +280,13 @@ class Rule:
 
 def find_answer(rules: Iterable[Rule], occurrence: Occurrence) -> Answer | None:
     """Return the answer at *occurrence*, that of the first of *rules* that has one; None for the server's own reply."""
-    left = iter(rules)
-    answer = next((answer for rule in left if (answer := rule._answer(occurrence)) is not None), None)
-    for rule in left:
-        rule._miss(occurrence)
-    return answer
+    found: Answer | None = None
+    for rule in rules:
+        if found is None:
+            found = rule._answer(occurrence)  # pyright: ignore[reportPrivateUsage]  # of this module
+        else:
+            rule._miss(occurrence)  # pyright: ignore[reportPrivateUsage]  # of this module
+    return found
 
 
 def shown_answer(answer: Answer) -> str:
@@ -331,7 +333,9 @@ def _some_steps() -> str:
 
 
 def _extra_fields(step: type[Any]) -> set[str]:
-    return ({"to"} if step in _WITH_RECIPIENT else set()) | ({"sender"} if step in _WITH_SENDER else set())
+    """Return the names that ``on()`` takes for *step* besides the fields of its class."""
+    names = {"to": _WITH_RECIPIENT, "sender": _WITH_SENDER}
+    return {name for name, steps in names.items() if step in steps}
 
 
 def _same_address(one: str, other: str) -> bool:
