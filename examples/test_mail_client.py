@@ -4,6 +4,7 @@
 the options in the markers.  See docs/testing.md.
 """
 
+import functools
 import poplib
 import smtplib
 import ssl
@@ -27,8 +28,7 @@ class Mailer:
             client.ehlo()
             client.user, client.password = "alice", secret
             if login == "XOAUTH2":
-                token = f"user=alice\1auth=Bearer {secret}\1\1"
-                client.auth(login, lambda challenge=None: token if challenge is None else "")
+                client.auth(login, functools.partial(self._xoauth2, secret))
             elif login:
                 client.auth(login, getattr(client, "auth_" + login.lower().replace("-", "_")))
             message = b"Subject: tea\r\n\r\nAt six: https://example.test/tea\r\n"
@@ -39,6 +39,9 @@ class Mailer:
                     if not retries or any(code >= 500 for code, _ in error.recipients.values()):
                         raise
                     retries -= 1
+
+    def _xoauth2(self, token: str, failure: bytes | None = None) -> str:
+        return f"user=alice\1auth=Bearer {token}\1\1" if failure is None else ""
 
     def _smtp_client(self) -> smtplib.SMTP:
         if self.tls == "implicit":
