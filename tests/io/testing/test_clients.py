@@ -6,6 +6,7 @@ Tests of a client that is not installed are skipped; they fail with MAILAUTH_INT
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import poplib
 import re
 import smtplib
@@ -231,6 +232,21 @@ def test_submission_without_starttls(
     assert mail_server.secrets_in_clear == ()
 
 
+@pytest.mark.mail_server(starttls="injected")
+@pytest.mark.parametrize(
+    ("client", "discards"),
+    [("smtplib", True), ("aiosmtplib", True), ("django", True), ("curl", False), ("msmtp", False)],
+)
+def test_reply_before_tls(
+    mail_server: MailServer, configure: Callable[..., ClientConfig], client: str, discards: bool
+) -> None:
+    """A client must discard it, or end the session (RFC 3207 section 6)."""
+    with contextlib.nullcontext() if discards else pytest.raises(FAILED):
+        SUBMITTERS[client].submit(configure("smtp", "upgrade", "PLAIN"), MESSAGE)
+    assert len(mail_server.messages) == discards
+    assert mail_server.secrets_in_clear == ()
+
+
 @pytest.mark.parametrize("client", SUBMITTERS)
 def test_submission_with_a_wrong_password(
     mail_server: MailServer, configure: Callable[..., ClientConfig], client: str
@@ -308,6 +324,18 @@ def test_collection_with_a_certificate_that_is_not_valid(
 def test_collection_without_stls(mail_server: MailServer, configure: Callable[..., ClientConfig], client: str) -> None:
     with pytest.raises(FAILED):
         COLLECTORS[client][0](configure("pop3", "upgrade", "PLAIN" if client == "curl" else "USER"))
+    assert mail_server.secrets_in_clear == ()
+
+
+@pytest.mark.mail_server(starttls="injected")
+@pytest.mark.parametrize(("client", "discards"), [("poplib", True), ("curl", False), ("mpop", False)])
+def test_reply_before_stls(
+    mail_server: MailServer, configure: Callable[..., ClientConfig], client: str, discards: bool
+) -> None:
+    mail_server.deliver("alice", MESSAGE)
+    with contextlib.nullcontext() if discards else pytest.raises(FAILED):
+        COLLECTORS[client][0](configure("pop3", "upgrade", "PLAIN" if client == "curl" else "USER"))
+    assert ("RETR 1" in mail_server.transcript.commands) == discards
     assert mail_server.secrets_in_clear == ()
 
 
