@@ -70,14 +70,23 @@ class Wanted:
 
 
 def explain(
-    wanted: Wanted, timeout: float, messages: Sequence[Message], returned: Sequence[Message], transcript: Transcript
+    wanted: Wanted,
+    timeout: float,
+    messages: Sequence[Message],
+    returned: Sequence[Message],
+    transcript: Transcript,
+    faults: Sequence[str],
 ) -> str:
     """Return the text for a wait that has ended without a message: the cause, the closest messages, the transcript.
 
-    The cause is in the first line, since this is all that the summary of pytest shows.
+    The cause is in the first line, since this is all that the summary of pytest shows.  *faults* are those of the
+    network that have had an effect: of a connection that they close, the server sees only the end.
     """
     ranked = sorted(messages, key=lambda message: len(wanted.differences(message)))
-    parts = [f"no message: {_cause(wanted, ranked, returned, transcript)}", f"Waited {timeout:g} seconds for {wanted}."]
+    cause = _cause(wanted, ranked, returned, transcript)
+    if faults:
+        cause += f"; on the network: {', '.join(faults)}"
+    parts = [f"no message: {cause}", f"Waited {timeout:g} seconds for {wanted}."]
     if ranked:
         parts.append(f"Messages that have arrived ({len(ranked)}), the closest first:")
         parts += [f"  {message!r}: {_difference(message, wanted, returned)}" for message in ranked[:CLOSEST]]

@@ -196,6 +196,16 @@ class Network:
         """
         return [fault.description for fault in self._faults if not fault.affected]
 
+    @property
+    def used(self) -> list[str]:
+        """The other faults: those that have had an effect.
+
+        For example:
+
+            assert mail_server.network.used == ["reset_peer()"]
+        """
+        return [fault.description for fault in self._faults if fault.affected]
+
     def _add(
         self,
         call: str,

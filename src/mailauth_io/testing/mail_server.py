@@ -585,7 +585,7 @@ class MailServer:
         else:
             return ""  # nobody reads it
         self._settled()
-        return explain(wanted, timeout, test.messages, test.returned, test.transcript)
+        return explain(wanted, timeout, test.messages, test.returned, test.transcript, self.network.used)
 
 
 @contextlib.contextmanager

@@ -179,6 +179,12 @@ def test_refused_greeting(mail_server: MailServer) -> None:
     wait(mail_server)
 
 
+def test_fault_of_the_network(mail_server: MailServer) -> None:
+    mail_server.network.reset_peer()
+    send(mail_server)
+    wait(mail_server)
+
+
 def test_second_message_fails(mail_server: MailServer) -> None:
     send(mail_server, to="bob@far.test")
     send(mail_server, password="guess")
@@ -215,6 +221,11 @@ def test_wait_in_coroutine(mail_server: MailServer) -> None:
 
 def test_unused_rule(mail_server: MailServer) -> None:
     mail_server.on(smtp.Rcpt, to="bob@far.test").reply(451)
+    send(mail_server)
+
+
+def test_unused_fault(mail_server: MailServer) -> None:
+    mail_server.network.limit_data(1_000_000)
     send(mail_server)
 
 

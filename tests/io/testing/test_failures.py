@@ -72,6 +72,10 @@ stall
     no message: a rule has replied STALL to MAIL FROM:<alice@example.test> size=25
 refused_greeting
     no message: a rule has replied '554 simulated by the test' to the connection
+fault_of_the_network
+    no message: the client has closed the connection, but sent no EHLO; on the network: reset_peer()
+unused_fault
+    network.limit_data(1000000) has affected no connection
 second_message_fails
     no message: the server has replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
     with 'guess': the password is wrong, or the account does not exist
