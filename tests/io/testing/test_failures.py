@@ -69,7 +69,7 @@ no_retry
 drop
     no message: a rule has replied DROP to DATA
 stall
-    no message: a rule has replied STALL to MAIL FROM:<alice@example.test> size=25
+    no message: a rule has replied STALL to MAIL FROM:<alice@example.test>
 refused_greeting
     no message: a rule has replied '554 simulated by the test' to the connection
 fault_of_the_network
