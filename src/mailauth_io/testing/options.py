@@ -74,7 +74,7 @@ class Options:
     starttls
         ``"offered"``; ``"stripped"``: neither STARTTLS nor STLS exists, as if an attacker had removed it; or
         ``"injected"``: after the reply to STARTTLS or STLS, before TLS, the client gets a second reply (RFC 3207
-        section 6), which it must discard.
+        section 6), which it must discard, or end the session.
     legacy
         Offer and accept passwords and MD5 digests without TLS.
     mechanisms
