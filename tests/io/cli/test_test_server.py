@@ -265,7 +265,7 @@ def test_ports_and_address_are_those_of_the_options(tmp_path: Path) -> None:
 def test_invalid_option_is_one_sentence(
     arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str], restored_process: object
 ) -> None:
-    said = config_error(capfd, "test-server", *arguments)
+    said = config_error(capfd, "test-server", "--until-eof", *arguments)  # so that it ends if it starts after all
     assert says in said
     assert "secret" not in said
 
