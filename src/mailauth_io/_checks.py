@@ -106,6 +106,15 @@ def check_address(name: str, value: object) -> None:
         )
 
 
+def check_address_text(name: str, value: object) -> None:
+    """Check that *value* is the text of an IP address."""
+    check_text(name, value)
+    try:
+        ipaddress.ip_address(str(value))
+    except ValueError:
+        raise ValueError(f"{name} must be an IP address such as '127.0.0.1', not a name") from None
+
+
 def check_hashable(name: str, value: object) -> None:
     """Check that *value* can be the key of a dict."""
     if not isinstance(value, Hashable):

@@ -10,14 +10,13 @@ import select
 import signal
 import socket
 from collections.abc import Generator
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from ..testing import MailServer
-    from ..testing._http_api import HttpApi
+    from ..testing.http_api import HttpApi
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDIN: Final = 0
@@ -67,7 +66,7 @@ def _start(testing: Any, options: argparse.Namespace, stack: contextlib.ExitStac
 
 
 def _start_http(server: MailServer, options: argparse.Namespace, stack: contextlib.ExitStack) -> HttpApi:
-    from ..testing._http_api import HttpApi
+    from ..testing.http_api import HttpApi
 
     try:
         return stack.enter_context(HttpApi(server, host=options.host, port=options.http_port))
@@ -88,11 +87,10 @@ def _users(given: list[tuple[str, str]]) -> dict[str, str]:
 
 def _description(server: MailServer, api: HttpApi, host: str) -> dict[str, Any]:
     """Return what a test must know of the server."""
-    address = ip_address(host)
     with open(server.ca_file, encoding="ascii") as file:
         authority = file.read()
     return {
-        "host": "localhost" if host == "127.0.0.1" or address.is_unspecified else host,
+        "host": "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host,
         "smtp_port": server.smtp_port,
         "smtps_port": server.smtps_port,
         "pop3_port": server.pop3_port,

@@ -6,7 +6,6 @@ import asyncio
 import binascii
 import contextlib
 import functools
-import ipaddress
 import re
 import ssl
 import tempfile
@@ -28,7 +27,7 @@ from mailauth import ACCEPT, ServerMachine, Tls, pop3, smtp
 from mailauth.grants import Lookup
 from mailauth.policy import Decision, Reason, RelayPolicy
 
-from .._checks import check_choice, check_number, check_port, check_text
+from .._checks import check_address_text, check_choice, check_number, check_port
 from ..adapters import AsyncServerConnection, Limits, Peer
 from ..adapters.tls.layer import POP3, SMTP
 from ..server.config import PORTS, Stores
@@ -214,11 +213,7 @@ class MailServer:
         127.0.0.1 or ::1.  Raises TypeError or ValueError for a wrong argument, and TrustmeMissing if the extra
         ``testing`` is not installed.
         """
-        check_text("address", address)
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            raise ValueError("address must be an IP address such as '127.0.0.1', not a name") from None
+        check_address_text("address", address)
         self._address = address
         self._ports = dict.fromkeys(PORTS, 0) | dict(ports or {})
         for name, port in self._ports.items():

@@ -20,9 +20,9 @@ import attrs
 import pytest
 
 from mailauth import smtp
-from mailauth_io.testing import _http_api
+from mailauth_io.testing import http_api
 from mailauth_io.testing._chaos import DEFAULT_CODES, Chaos
-from mailauth_io.testing._http_api import HttpApi
+from mailauth_io.testing.http_api import HttpApi
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TIMEOUT = 30.0
@@ -534,7 +534,7 @@ def test_dates_of_a_search_are_in_the_time_zone_of_the_client(client: Client, mo
         def now(cls, tz: Any = None) -> Clock:
             return cls(2026, 11, 30, 12, tzinfo=UTC)
 
-    monkeypatch.setattr(_http_api, "datetime", Clock)
+    monkeypatch.setattr(http_api, "datetime", Clock)
     client.server.add(mail())
     assert client.found("after:2026-11-30T12:30:00", tz="Europe/Berlin") == ["tea"]  # 11:30 in UTC
     assert client.found("after:2026-11-30T12:30:00", tz="UTC") == []
@@ -864,14 +864,14 @@ def test_client_that_goes_away_disturbs_nobody(client: Client) -> None:
 
 
 def test_silent_client_is_disconnected(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _http_api._Handler.timeout == 30
-    monkeypatch.setattr(_http_api._Handler, "timeout", 0.01)
+    assert http_api._Handler.timeout == 30
+    monkeypatch.setattr(http_api._Handler, "timeout", 0.01)
     assert exchange(client, b"GET /livez HTTP/1.1\r\n") == b""
     assert exchange(client, b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{") == b""
 
 
 def test_connections_over_the_limit_are_closed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_http_api, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(http_api, "MAX_CONNECTIONS", 1)
     with socket.create_connection(("127.0.0.1", client.api.port), timeout=TIMEOUT) as connection:
         connection.sendall(GOOD.replace(b"close", b"keep-alive"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")

@@ -1,5 +1,6 @@
 """An HTTP server with the part of Mailpit's HTTP API that test helpers of other languages use.
 
+It is that of ``mailauth test-server``, and not a part of the public API.
 ``HttpApi`` is the server.  ``Api`` has the resources, and knows nothing of sockets.
 """
 
@@ -20,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qs, quote, urlsplit
@@ -28,12 +28,12 @@ from urllib.parse import parse_qs, quote, urlsplit
 import attrs
 
 import mailauth
+from mailauth import LocalProtocolError
+from mailauth.addresses import LOOPBACK, is_within
 
 from . import _http_messages as messages, _http_search as search
 from ._chaos import Chaos, ChaosError, Rules
 from ._http_messages import Content, Message, Summary
-
-__all__ = ["HttpApi"]
 
 MAX_BODY: Final = 1024 * 1024
 """The number of bytes that the body of a request may have."""
@@ -493,11 +493,12 @@ class _Handler(BaseHTTPRequestHandler):
         name = name.removesuffix(".")
         if name == "localhost" or name.endswith(".localhost") or name in self._api_server.names:
             return True
+        if name == self.connection.getsockname()[0]:
+            return True
         try:
-            address = ip_address(name)
-        except ValueError:
+            return is_within(name, LOOPBACK)
+        except LocalProtocolError:  # a name
             return False
-        return address.is_loopback or str(address) == self.connection.getsockname()[0]
 
     def _read_body(self) -> bytes:
         """Raises ApiError if the body has no valid length, or is too large."""
