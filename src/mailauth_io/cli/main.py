@@ -382,6 +382,11 @@ def _add_test_server(parser: argparse.ArgumentParser) -> None:
         help="accept passwords and MD5 digests only after TLS (default: also without)",
     )
     parser.add_argument(
+        "--open-relay",
+        action="store_true",
+        help="accept mail for other domains without a login, as mail catchers do (default: refuse it)",
+    )
+    parser.add_argument(
         "--certificate",
         choices=("valid", "expired", "wrong_host", "untrusted"),
         default="valid",

@@ -50,6 +50,7 @@ def _start(testing: Any, options: argparse.Namespace, stack: contextlib.ExitStac
             **({"users": _users(options.users)} if options.users else {}),
             domain=options.domain,
             legacy=options.legacy,
+            open_relay=options.open_relay,
             certificate=options.certificate,
             starttls=options.starttls,
         )

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import attrs
 
 from mailauth import smtp
+
+from .mail_server import MailServer
 
 DEFAULT_CODES: Final[Mapping[str, int]] = {"Sender": 451, "Recipient": 451, "Authentication": 535}
 """The triggers, and the code of each that is sent unless another is set."""
 
 _STEPS: Final[Mapping[str, type]] = {"Sender": smtp.Mail, "Recipient": smtp.Rcpt, "Authentication": smtp.Auth}
 _TEXTS: Final = {"Sender": "sender", "Recipient": "recipient", "Authentication": "login"}
-
-
-class Rule(Protocol):
-    """A rule of the mail server."""
-
-    def reply(self, *answers: Any) -> Rule: ...
-    def always(self) -> Rule: ...
-    def optional(self) -> Rule: ...
-
-
-class Rules(Protocol):
-    """The mail server, as far as it takes rules."""
-
-    def on(self, step: type, *, where: Callable[[Any], bool]) -> Rule: ...
 
 
 class ChaosError(ValueError):
@@ -53,8 +41,8 @@ class Chaos:
     triggers were set is rejected if ``n * probability / 100`` reaches the next whole number.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, server: MailServer) -> None:
+        self._server = server
         self._lock = threading.Lock()
         self._triggers = {name: Trigger(code) for name, code in DEFAULT_CODES.items()}
         self._counts = dict.fromkeys(DEFAULT_CODES, 0)
@@ -81,7 +69,7 @@ class Chaos:
             missing = {(name, each.error_code) for name, each in found.items() if each.probability} - self._installed
             self._installed |= missing
         for name, code in sorted(missing):
-            self._rules.on(_STEPS[name], where=self._condition(name, code)).reply(
+            self._server.on(_STEPS[name], where=self._condition(name, code)).reply(
                 _reply(name, code)
             ).always().optional()
 

@@ -15,9 +15,11 @@ from email.message import Message as ParsedEmail
 from email.policy import Compat32
 from email.utils import getaddresses, parsedate_to_datetime
 from html.parser import HTMLParser
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import attrs
+
+from .message import Message
 
 SNIPPET_LENGTH: Final = 200
 """The number of characters of the text of a message that a list shows."""
@@ -31,26 +33,6 @@ _UNSUBSCRIBE_LINK: Final = re.compile(r"(?:mailto:|https?://)[^\s]+", re.IGNOREC
 _BLOCKS: Final = frozenset("address article blockquote br dd div dl dt footer h1 h2 h3 h4 h5 h6 header hr li ol p pre "
                            "section table td th title tr ul".split())  # fmt: skip
 _HIDDEN: Final = frozenset(("script", "style", "template"))
-
-
-class Envelope(Protocol):
-    """The envelope of a message that was sent by SMTP."""
-
-    @property
-    def sender(self) -> str: ...
-    @property
-    def recipients(self) -> Sequence[str]: ...
-    @property
-    def identity(self) -> str | None: ...
-
-
-class Message(Protocol):
-    """A message of the mail server."""
-
-    @property
-    def raw(self) -> bytes: ...
-    @property
-    def envelope(self) -> Envelope | None: ...
 
 
 @attrs.frozen
@@ -212,15 +194,10 @@ def parse(message: Message) -> Content:
     to, cc, bcc = (_addresses(headers, name) for name in ("to", "cc", "bcc"))
     reply_to = _addresses(headers, "reply-to")
     subject = _decode(_first(headers, "subject"))
-    return_path = _first(headers, "return-path").strip().strip("<>")
-    username = ""
-    if envelope is not None:
-        shown = {each.address.lower() for each in (*to, *cc, *bcc)}
-        bcc += tuple(Address("", each) for each in envelope.recipients if each.lower() not in shown)
-        return_path = envelope.sender
-        username = envelope.identity or ""
+    shown = {each.address.lower() for each in (*to, *cc, *bcc)}
+    bcc += tuple(Address("", each) for each in envelope.recipients if each.lower() not in shown)
     searched = (
-        sender, subject, *to, *cc, *bcc, *reply_to, return_path, visible or text,
+        sender, subject, *to, *cc, *bcc, *reply_to, envelope.sender, visible or text,
         *(part.file_name for part in attachments),
     )  # fmt: skip
     return Content(
@@ -232,7 +209,7 @@ def parse(message: Message) -> Content:
             cc=cc,
             bcc=bcc,
             reply_to=reply_to,
-            username=username,
+            username=envelope.identity or "",
             size=len(raw),
             attachments=len(attachments),
             inline=len(inline),
@@ -240,7 +217,7 @@ def parse(message: Message) -> Content:
             search_text=searchable(" ".join(map(str, searched))),
         ),
         headers=headers,
-        return_path=return_path or sender.address,
+        return_path=envelope.sender or sender.address,
         date=_date(_first(headers, "date")),
         text=text,
         html=html,

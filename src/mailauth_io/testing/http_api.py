@@ -18,11 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
 import attrs
@@ -32,8 +31,10 @@ from mailauth import LocalProtocolError
 from mailauth.addresses import LOOPBACK, is_within
 
 from . import _http_messages as messages, _http_search as search
-from ._chaos import Chaos, ChaosError, Rules
-from ._http_messages import Content, Message, Summary
+from ._chaos import Chaos, ChaosError
+from ._http_messages import Content, Summary
+from .mail_server import MailServer
+from .message import Message
 
 MAX_BODY: Final = 1024 * 1024
 """The number of bytes that the body of a request may have."""
@@ -62,14 +63,6 @@ _SECURITY_HEADERS: Final = {
 }
 
 
-class MailServer(Rules, Protocol):
-    """What the API needs of the mail server."""
-
-    @property
-    def messages(self) -> Sequence[Message]: ...
-    def delete(self, *messages: Any) -> None: ...
-
-
 @attrs.frozen
 class Answer:
     """A response."""
@@ -95,7 +88,7 @@ class Entry:
     def __init__(self, message: Message) -> None:
         self.message: Final = message
         self.id: Final = "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
-        self.received: Final = datetime.now(UTC)
+        self.received: Final = message.received
         self.read = False
 
         self._summary: Summary | None = None

@@ -6,6 +6,7 @@ import email
 import email.policy
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from functools import cached_property
 from html.parser import HTMLParser
@@ -98,6 +99,8 @@ class Message(StoredMessage):
         super().__init__(raw)
         self.envelope = envelope
         """How it was submitted."""
+        self.received = datetime.now(UTC)
+        """When it was accepted, by the clock of the system."""
 
     def __repr__(self) -> str:
         return f"<Message {self.subject!r} to {', '.join(self.envelope.recipients)}>"

@@ -177,6 +177,15 @@ def test_options_for_tls_reach_the_server(tmp_path: Path) -> None:
         assert (client.has_extn("starttls"), client.has_extn("auth")) == (False, True)
 
 
+def test_mail_for_other_domains_needs_a_login_unless_it_is_an_open_relay(tmp_path: Path) -> None:
+    with started(tmp_path) as server, pytest.raises(smtplib.SMTPRecipientsRefused):
+        server.send(recipient="carol@far.test", login=False)
+    with started(tmp_path, "--open-relay") as server:
+        server.send(recipient="carol@far.test", login=False)
+        [message] = server.http("GET", "/api/v1/messages")["messages"]
+        assert [to["Address"] for to in message["To"]] == ["carol@far.test"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_although_clients_are_connected(number: signal.Signals, tmp_path: Path) -> None:
     with started(tmp_path, ends=False) as server, contextlib.ExitStack() as stack:

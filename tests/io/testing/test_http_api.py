@@ -14,31 +14,29 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.message import EmailMessage, Message as Headers
 from email.policy import SMTP
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 
 from mailauth import smtp
-from mailauth_io.testing import http_api
+from mailauth_io.testing import Envelope, Message, http_api
 from mailauth_io.testing._chaos import DEFAULT_CODES, Chaos
 from mailauth_io.testing.http_api import HttpApi
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 TIMEOUT = 30.0
-
-
-@attrs.frozen(kw_only=True)
-class Envelope:
-    sender: str = "alice@example.test"
-    recipients: tuple[str, ...] = ("bob@example.test",)
-    identity: str | None = None
-
-
-@attrs.frozen(eq=False)
-class Message:
-    raw: bytes
-    envelope: Envelope | None = Envelope()
+ENVELOPE = Envelope(
+    sender="alice@example.test",
+    recipients=("bob@example.test",),
+    identity=None,
+    mechanism=None,
+    grant=None,
+    tls=None,
+    hello="client.test",
+    peer="127.0.0.1",
+    parameters={},
+)
 
 
 @attrs.define
@@ -83,7 +81,7 @@ class FakeServer:
 
     def add(self, raw: bytes | EmailMessage, **envelope: Any) -> Message:
         data = raw if isinstance(raw, bytes) else raw.as_bytes(policy=SMTP)
-        self.stored.append(Message(data, Envelope(**envelope)))
+        self.stored.append(Message(data, attrs.evolve(ENVELOPE, **envelope)))
         return self.stored[-1]
 
     def replies(self, step: type) -> Any:
@@ -133,7 +131,7 @@ class Client:
 @pytest.fixture
 def client(capfd: pytest.CaptureFixture[str]) -> Iterator[Client]:
     server = FakeServer()
-    with HttpApi(server) as api:
+    with HttpApi(cast(Any, server)) as api:
         yield Client(server, api)
     assert capfd.readouterr() == ("", "")
 
@@ -528,14 +526,8 @@ def test_search_without_a_query_is_refused(searched: Client, path: str) -> None:
     assert len(searched.ids()) == 3
 
 
-def test_dates_of_a_search_are_in_the_time_zone_of_the_client(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Clock:
-            return cls(2026, 11, 30, 12, tzinfo=UTC)
-
-    monkeypatch.setattr(http_api, "datetime", Clock)
-    client.server.add(mail())
+def test_dates_of_a_search_are_in_the_time_zone_of_the_client(client: Client) -> None:
+    client.server.add(mail()).received = datetime(2026, 11, 30, 12, tzinfo=UTC)
     assert client.found("after:2026-11-30T12:30:00", tz="Europe/Berlin") == ["tea"]  # 11:30 in UTC
     assert client.found("after:2026-11-30T12:30:00", tz="UTC") == []
     assert client.found("before:2026-11-30T12:30:00", tz="Asia/Tokyo") == []  # 03:30 in UTC
@@ -611,7 +603,7 @@ def test_chaos_is_set_and_shown(client: Client) -> None:
 @pytest.mark.parametrize("probability", [0, 1, 7, 25, 33, 50, 67, 99, 100])
 def test_chaos_rejects_exactly_the_share_of_each_hundred_that_is_set(probability: int) -> None:
     server = FakeServer()
-    chaos = Chaos(server)
+    chaos = Chaos(cast(Any, server))
     chaos.set({"Recipient": {"ErrorCode": 452, "Probability": probability}})
     found = [server.replies(smtp.Rcpt) for _ in range(300)]
     for begin in (0, 100, 200):
@@ -626,7 +618,7 @@ def test_chaos_rejects_exactly_the_share_of_each_hundred_that_is_set(probability
 
 def test_chaos_begins_anew_when_it_is_set_and_no_old_rule_answers() -> None:
     server = FakeServer()
-    chaos = Chaos(server)
+    chaos = Chaos(cast(Any, server))
     for code in (451, 550, 451, 571):
         chaos.set({"Sender": {"ErrorCode": code, "Probability": 50}})
         found = [server.replies(smtp.Mail) for _ in range(5)]
@@ -889,7 +881,7 @@ def test_fault_of_the_server_is_answered_without_details(client: Client) -> None
 
 
 def test_end_closes_the_port_and_the_connections() -> None:
-    with HttpApi(FakeServer()) as api:
+    with HttpApi(cast(Any, FakeServer())) as api:
         idle = socket.create_connection(("127.0.0.1", api.port), timeout=TIMEOUT)
         idle.sendall(GOOD.replace(b"close", b"keep-alive"))
         assert idle.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -900,13 +892,13 @@ def test_end_closes_the_port_and_the_connections() -> None:
 
 
 def test_port_and_address_are_options() -> None:
-    with HttpApi(FakeServer()) as api, pytest.raises(OSError, match="in use"):
-        HttpApi(FakeServer(), port=api.port)
-    with HttpApi(FakeServer(), host="::1") as api:
+    with HttpApi(cast(Any, FakeServer())) as api, pytest.raises(OSError, match="in use"):
+        HttpApi(cast(Any, FakeServer()), port=api.port)
+    with HttpApi(cast(Any, FakeServer()), host="::1") as api:
         assert api.url == f"http://[::1]:{api.port}"
         with OPENER.open(f"{api.url}/livez", timeout=TIMEOUT) as response:
             assert response.status == 200
-    with HttpApi(FakeServer(), host="0.0.0.0") as api:
+    with HttpApi(cast(Any, FakeServer()), host="0.0.0.0") as api:
         assert api.url == f"http://127.0.0.1:{api.port}"
         client = Client(FakeServer(), api)
         assert client.request("GET", "/livez", Host="0.0.0.0")[0] == 200
