@@ -217,7 +217,7 @@ def test_attributes_exist_and_all_are_shown() -> None:
     [text] = re.findall(r"^(A message has .*?)\n\n", PAGE, re.MULTILINE | re.DOTALL)
     message, envelope = ({*names(part)} for part in text.split(". The envelope"))
     stored = {name for name in dir(testing.StoredMessage(b"")) if not name.startswith("_")}
-    assert message == stored | {"EmailMessage", "envelope"}
+    assert message == stored | {"EmailMessage", "datetime", "received", "envelope"}
     assert envelope == {field.name for field in attrs.fields(testing.Envelope)}
 
 

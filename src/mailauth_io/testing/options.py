@@ -96,7 +96,7 @@ class Options:
         def test_expired_certificate(mail_server): ...
     """
 
-    users: Mapping[str, str] = attrs.field(factory=lambda: _passwords(_USERS), converter=_passwords)
+    users: Mapping[str, str] = attrs.field(default=_USERS, converter=_passwords)  # pyright: ignore[reportAssignmentType]  # before conversion
     domain: str = "example.test"
     certificate: CertificateKind = attrs.field(default="valid", validator=_one_of(CertificateKind))
     starttls: StartTlsKind = attrs.field(default="offered", validator=_one_of(StartTlsKind))
