@@ -15,19 +15,19 @@ from .transcript import CLIENT_CLOSED, NOTE, RULE, SERVER, TLS_FAILED, Connectio
 CLOSEST: Final = 3
 """Messages that are shown, those that differ least from the wanted one first."""
 
-_NO_TLS: Final = "the client has not begun with TLS, as it must on smtps_port and pop3s_port"
+_NO_TLS: Final = "the client did not begin with TLS, which smtps_port and pop3s_port require"
 
 _TLS_CAUSES: Final = {
     "unknown ca": "the client does not trust the CA of the server; use mail_server.ca_file or mail_server.ssl_context",
-    "certificate expired": "the client refuses the certificate because it has expired",
-    "bad certificate": "the client refuses the certificate, such as one of another host",
-    "certificate unknown": "the client refuses the certificate",
-    "http request": "the client speaks HTTP",
+    "certificate expired": "the client rejected the certificate because it has expired",
+    "bad certificate": "the client rejected the certificate; perhaps it is for another host",
+    "certificate unknown": "the client rejected the certificate",
+    "http request": "the client sent an HTTP request",
     "wrong version number": _NO_TLS,
     "record layer failure": _NO_TLS,
     "packet length too long": _NO_TLS,
-    "no shared cipher": "client and server have no cipher suite in common",
-    "unsupported protocol": "client and server have no TLS version in common",
+    "no shared cipher": "the client and the server have no cipher suite in common",
+    "unsupported protocol": "the client and the server have no TLS version in common",
 }
 """What the reason that OpenSSL gives for a failed handshake means to a test."""
 
@@ -85,10 +85,10 @@ def explain(
     ranked = sorted(messages, key=lambda message: len(wanted.differences(message)))
     cause = _cause(wanted, ranked, returned, transcript)
     if faults:
-        cause += f"; on the network: {', '.join(faults)}"
+        cause += f"; network faults: {', '.join(faults)}"
     parts = [f"no message: {cause}", f"Waited {timeout:g} seconds for {wanted}."]
     if ranked:
-        parts.append(f"Messages that have arrived ({len(ranked)}), the closest first:")
+        parts.append(f"Messages that arrived ({len(ranked)}), the closest first:")
         parts += [f"  {message!r}: {_difference(message, wanted, returned)}" for message in ranked[:CLOSEST]]
     parts += ["Transcript:", str(transcript)]
     return "\n".join(parts)
@@ -99,7 +99,7 @@ def _difference(message: Message, wanted: Wanted, returned: Sequence[Message]) -
     if message in returned:
         differences.append("already returned by an earlier wait_for_message()")
     elif not differences and wanted.where is not None:
-        differences.append("where() has returned false")
+        differences.append("where() returned false")
     return "; ".join(differences)
 
 
@@ -119,8 +119,8 @@ def _cause(wanted: Wanted, ranked: Sequence[Message], returned: Sequence[Message
     if refusal is not None:
         return _describe(refusal)
     if ranked:
-        return f"another message has arrived: {_difference(ranked[0], wanted, returned)}"
-    return "the last message has got a positive reply, but was not accepted"
+        return f"another message arrived: {_difference(ranked[0], wanted, returned)}"
+    return "the last message got a positive reply, but is not in mail_server.messages"
 
 
 def _refusal_of(recipient: str, sessions: Sequence[_SmtpSession]) -> _Exchange | None:
@@ -134,8 +134,8 @@ def _refusal_of(recipient: str, sessions: Sequence[_SmtpSession]) -> _Exchange |
 
 def _only_pop3(connection: ConnectionTranscript) -> str:
     if connection.commands:
-        return "no client has connected by SMTP, only by POP3"
-    return f"a client has connected to {connection.service}_port, which is POP3; SMTP is on smtp_port and smtps_port"
+        return "no client has connected to SMTP, only to POP3"
+    return f"a client connected to {connection.service}_port, which is POP3; SMTP is on smtp_port and smtps_port"
 
 
 @attrs.define
@@ -220,7 +220,7 @@ class _SmtpSession:
                 if note.startswith(TLS_FAILED):
                     return _tls_failure(note.removeprefix(TLS_FAILED).strip(" :"), self.connection.service)
             if exchange.command.startswith(_CLIENT_HELLO):
-                return "the client has begun with TLS on smtp_port; use smtps_port, or STARTTLS"
+                return "the client began with TLS on smtp_port; use smtps_port, or STARTTLS"
             refused = _is_negative(exchange.reply) or (exchange.by_rule and not exchange.reply)
             if refused and not successes & {exchange.command.upper(), *_SAME_PURPOSE.get(exchange.verb, ())}:
                 return _describe(exchange)
@@ -233,31 +233,35 @@ class _SmtpSession:
         closed = any(CLIENT_CLOSED in exchange.notes for exchange in self.exchanges)
         port = f"{self.connection.service}_port"
         if self.connection.service == "smtps" and self.connection.tls is None:
-            return "the client has connected to smtps_port, but not begun TLS; for STARTTLS or no TLS, use smtp_port"
+            return "the client connected to smtps_port, but did not begin TLS; for STARTTLS or no TLS, use smtp_port"
         last_verb = self.exchanges[-1].verb
         if closed and self.connection.tls is not None and last_verb in ("", "STARTTLS"):
-            return "the client has closed the connection after the TLS handshake; perhaps it refuses the certificate"
+            return "the client closed the connection after the TLS handshake; perhaps it rejected the certificate"
         if not verbs & {"EHLO", "HELO"}:
-            return f"the client has {'closed the connection' if closed else f'connected to {port}'}, but sent no EHLO"
+            return (
+                "the client closed the connection without sending EHLO"
+                if closed
+                else f"the client connected to {port}, but sent no EHLO"
+            )
         if "MAIL" not in verbs:
             return self._no_mail()
         if "RCPT" not in verbs:
-            return "the client has sent MAIL, but no RCPT"
+            return "the client sent MAIL, but no RCPT"
         if not verbs & {"DATA", "BDAT"}:
-            return "the client has sent RCPT, but no DATA"
+            return "the client sent RCPT, but no DATA"
         if closed:
-            return "the client has closed the connection before the end of the message"
+            return "the client closed the connection before the end of the message"
         return "the message is not complete: the end of the content has not arrived"
 
     def _no_mail(self) -> str:
         last = next(exchange for exchange in reversed(self.exchanges) if exchange.verb in ("EHLO", "HELO", "STARTTLS"))
         if last.verb == "STARTTLS":
-            return "the client has sent STARTTLS, but not completed the TLS handshake"
+            return "the client sent STARTTLS, but did not complete the TLS handshake"
         offered = {reply[4:].split(" ")[0].upper() for reply in last.replies[1:]}
         expected = ("AUTH",) if last.tls else ("STARTTLS", "AUTH")
         missing = [name for name in expected if name not in offered]
         reason = f"; the server offers no {' and no '.join(missing)}" if missing else ""
-        return f"the client has sent {last.verb}, but no MAIL{reason}"
+        return f"the client sent {last.verb}, but no MAIL{reason}"
 
 
 _CLIENT_HELLO: Final = r"\x16\x03"
@@ -272,14 +276,14 @@ def _describe(exchange: _Exchange) -> str:
     step = str(exchange) if exchange.command else "the connection"
     if not exchange.reply:
         rule = next(note for note in exchange.notes if note.startswith(RULE))
-        return f"a rule has replied{rule.removeprefix(RULE)} to {step}"
-    cause = f"{'a rule' if exchange.by_rule else 'the server'} has replied {exchange.reply!r} to {step}"
+        return f"a rule replied{rule.removeprefix(RULE)} to {step}"
+    cause = f"{'a rule' if exchange.by_rule else 'the server'} replied {exchange.reply!r} to {step}"
     if exchange.verb == "AUTH" and exchange.reply.startswith("535") and not exchange.by_rule:
         if exchange.mechanism in ("XOAUTH2", "OAUTHBEARER"):
             return f"{cause}: the token is unknown or has expired"
         return f"{cause}: the password is wrong, or the account does not exist"
     if exchange.reply.startswith("4") and not exchange.reply.startswith("421"):
-        return f"{cause}, and the client has not tried again"
+        return f"{cause}, and the client did not try again"
     return cause
 
 
@@ -289,13 +293,11 @@ def _is_negative(reply: str) -> bool:
 
 def _tls_failure(reason: str, service: str) -> str:
     if "closed the connection" in reason:  # asyncio, and some libraries, do so without an alert
-        cause = "the client has closed the connection during the TLS handshake; perhaps it refuses the certificate"
-        return f"{cause}, or it does not begin with TLS and needs smtp_port" if service == "smtps" else cause
+        cause = "the client closed the connection during the TLS handshake; perhaps it rejected the certificate"
+        return f"{cause}, or it did not begin with TLS and needs smtp_port" if service == "smtps" else cause
     reason = re.sub(r"^.*\balert ", "", reason)  # the name of the protocol before it differs between OpenSSL's versions
     meaning = _TLS_CAUSES.get(reason)
-    return (
-        f"the TLS handshake has failed: {meaning} ({reason})" if meaning else f"the TLS handshake has failed: {reason}"
-    )
+    return f"the TLS handshake failed: {meaning} ({reason})" if meaning else f"the TLS handshake failed: {reason}"
 
 
 def _login(mechanism: str, responses: Sequence[str]) -> str:

@@ -305,7 +305,7 @@ class RecordingMachine(ABC, Generic[E]):
         if unit is None:
             if b"\n" in self._input and not self._bare_lf_noted:
                 self._bare_lf_noted = True
-                self.transcript.note("the client has sent LF without CR, which does not end a line")
+                self.transcript.note("the client sent LF without CR, which does not end a line")
             if not self._ended or self._end_passed:
                 return False
             self._end_passed = True

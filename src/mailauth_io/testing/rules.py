@@ -216,13 +216,13 @@ class Rule:
         if type(occurrence.command) is self.step:
             with self._lock:
                 self._missed += 1
-                self._reason = "and another rule has answered"
+                self._reason = "and another rule replied"
 
     def _difference(self, occurrence: Occurrence) -> str:
         """Return why *occurrence* does not match."""
         different = [name for name in self._fields if not self._has(occurrence, name)]
         shown = ", ".join(f"{name}={_shown_field(occurrence, name)!r}" for name in different)
-        return f"with {shown}" if shown else "and where() has returned false"
+        return f"with {shown}" if shown else "and where() returned false"
 
     def _has(self, occurrence: Occurrence, name: str) -> bool:
         wanted = self._fields[name]
@@ -255,12 +255,12 @@ class Rule:
             return None
         if self.used == 0:
             return f"{self} was never used: {self._why_unused()}"
-        return f"{self} was used {_times(self.used)} of {wanted}"
+        return f"{self} was used {self.used} of {wanted} times"
 
     def _why_unused(self) -> str:
         step = {**SMTP_STEPS, **POP3_STEPS}[self.step]
         if not self._missed:
-            return f"no session has reached {step}"
+            return f"no session reached {step}"
         last = "" if self._missed == 1 else "the last time "
         return f"{step} was reached {_times(self._missed)}, {last}{self._reason}"
 

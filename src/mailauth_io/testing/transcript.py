@@ -28,8 +28,8 @@ NOTE: Final = "*"
 
 RULE: Final = "a rule replies"
 TLS_FAILED: Final = "TLS handshake failed"
-CLIENT_CLOSED: Final = "the client has closed the connection"
-"""How a note begins that explains why no message has arrived."""
+CLIENT_CLOSED: Final = "the client closed the connection"
+"""The beginnings of the notes that explain why no message has arrived."""
 
 
 @attrs.frozen

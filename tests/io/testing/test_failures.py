@@ -19,84 +19,84 @@ CAUSES: Final = {
         r"^(\w+)\n((?: +.*\n)+)",
         r"""
 wrong_password
-    no message: the server has replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
+    no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
     with 'guess': the password is wrong, or the account does not exist
 expired_token
-    no message: the server has replied '535 5.7.8 authentication credentials invalid' to AUTH XOAUTH2: the token
+    no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH XOAUTH2: the token
     is unknown or has expired
 ca_that_is_not_trusted
-    no message: the TLS handshake has failed: the client does not trust the CA of the server; use
+    no message: the TLS handshake failed: the client does not trust the CA of the server; use
     mail_server.ca_file or mail_server.ssl_context (unknown ca)
 expired_certificate
-    no message: the TLS handshake has failed: the client refuses the certificate because it has expired
+    no message: the TLS handshake failed: the client rejected the certificate because it has expired
     (certificate expired)
 certificate_of_another_host
-    no message: the TLS handshake has failed: the client refuses the certificate, such as one of another host
+    no message: the TLS handshake failed: the client rejected the certificate; perhaps it is for another host
     (bad certificate)
 other_recipient
-    no message: another message has arrived: to bob@far.test, not carol@far.test
+    no message: another message arrived: to bob@far.test, not carol@far.test
 other_subject
-    no message: another message has arrived: subject 'tea', not 'Tea'
+    no message: another message arrived: subject 'tea', not 'Tea'
 returned_before
     no message: it was already returned: each message is returned once; see mail_server.messages
 no_connection
     no message: no client has connected; check the host and the port, and that the code was called
 smtps_without_tls
-    no message: the client has connected to smtps_port, but not begun TLS; for STARTTLS or no TLS, use smtp_port
+    no message: the client connected to smtps_port, but did not begin TLS; for STARTTLS or no TLS, use smtp_port
 client_that_closes_without_an_alert
-    no message: the client has closed the connection during the TLS handshake; perhaps it refuses the certificate,
-    or it does not begin with TLS and needs smtp_port
+    no message: the client closed the connection during the TLS handshake; perhaps it rejected the certificate,
+    or it did not begin with TLS and needs smtp_port
 ehlo_to_smtps
-    no message: the TLS handshake has failed: the client has not begun with TLS, as it must on smtps_port and
-    pop3s_port
+    no message: the TLS handshake failed: the client did not begin with TLS, which smtps_port and
+    pop3s_port require
 tls_to_smtp
-    no message: the client has begun with TLS on smtp_port; use smtps_port, or STARTTLS
+    no message: the client began with TLS on smtp_port; use smtps_port, or STARTTLS
 smtp_to_pop3
-    no message: a client has connected to pop3_port, which is POP3; SMTP is on smtp_port and smtps_port
+    no message: a client connected to pop3_port, which is POP3; SMTP is on smtp_port and smtps_port
 relaying_without_login
-    no message: the server has replied '550 5.7.1 relaying denied: authentication required' to RCPT
+    no message: the server replied '550 5.7.1 relaying denied: authentication required' to RCPT
     TO:<carol@far.test>
 unknown_recipient
-    no message: the server has replied '550 5.1.1 no such mailbox here' to RCPT TO:<nobody@example.test>
+    no message: the server replied '550 5.1.1 no such mailbox here' to RCPT TO:<nobody@example.test>
 no_login_without_tls
-    no message: the client has sent EHLO, but no MAIL; the server offers no AUTH
+    no message: the client sent EHLO, but no MAIL; the server offers no AUTH
 message_too_large
-    no message: the server has replied '552 5.3.4 message size exceeds limit' to MAIL FROM:<alice@example.test>
+    no message: the server replied '552 5.3.4 message size exceeds limit' to MAIL FROM:<alice@example.test>
     size=70025
 no_retry
-    no message: a rule has replied '451 simulated by the test' to RCPT TO:<carol@far.test>, and the client has
-    not tried again
+    no message: a rule replied '451 simulated by the test' to RCPT TO:<carol@far.test>, and the client did
+    not try again
 drop
-    no message: a rule has replied DROP to DATA
+    no message: a rule replied DROP to DATA
 stall
-    no message: a rule has replied STALL to MAIL FROM:<alice@example.test>
+    no message: a rule replied STALL to MAIL FROM:<alice@example.test>
 refused_greeting
-    no message: a rule has replied '554 simulated by the test' to the connection
+    no message: a rule replied '554 simulated by the test' to the connection
 fault_of_the_network
-    no message: the client has closed the connection, but sent no EHLO; on the network: reset_peer()
+    no message: the client closed the connection without sending EHLO; network faults: reset_peer()
 unused_fault
     network.limit_data(1000000) has affected no connection
 second_message_fails
-    no message: the server has replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
+    no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
     with 'guess': the password is wrong, or the account does not exist
 message_is_not_complete
-    no message: the client has closed the connection before the end of the message
+    no message: the client closed the connection before the end of the message
 control_characters
-    no message: the server has replied '500 5.5.2 invalid characters in command' to MAIL
+    no message: the server replied '500 5.5.2 invalid characters in command' to MAIL
     FROM:<\x1b[31m@far.test>
 wait_in_coroutine
-    no message: the server has replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
+    no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
     with 'guess': the password is wrong, or the account does not exist
 unused_rule
     on(smtp.Rcpt, to='bob@far.test').reply(451) was never used: RCPT was reached once, with to='carol@far.test'
 rule_that_is_not_reached
-    on(pop3.Retrieve, number=2).reply(pop3.Unavailable.TEMPORARY) was never used: no session has reached RETR or
+    on(pop3.Retrieve, number=2).reply(pop3.Unavailable.TEMPORARY) was never used: no session reached RETR or
     TOP
 rule_after_another
-    on(smtp.Rcpt, to='carol@far.test').reply(451) was never used: RCPT was reached once, and another rule has
-    answered
+    on(smtp.Rcpt, to='carol@far.test').reply(451) was never used: RCPT was reached once, and another rule
+    replied
 retry_is_missing
-    on(smtp.Rcpt, to='carol@far.test').reply(451, 451, PASS) was used once of 3
+    on(smtp.Rcpt, to='carol@far.test').reply(451, 451, PASS) was used 1 of 3 times
 goes_on_in_clear_text
     assert (ClearSecret(
 mail_is_deleted
@@ -104,7 +104,7 @@ mail_is_deleted
 error_of_the_client
     smtplib.SMTPAuthenticationError: (535, b'5.7.8 authentication credentials invalid')
 set_up_fails
-    no message: another message has arrived: to bob@far.test, not carol@far.test
+    no message: another message arrived: to bob@far.test, not carol@far.test
 misspelled_option
     the marker mail_server: there is no option 'certificat'; did you mean 'certificate'?
 unknown_option

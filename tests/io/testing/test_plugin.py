@@ -312,4 +312,4 @@ def test_unittest(tmp_path: Path) -> None:
     """
     output = run_pytest(tmp_path, source)
     assert outcome(output) == "3 passed, 1 error"
-    assert "on(smtp.Noop).reply(451) was never used: no session has reached NOOP" in output
+    assert "on(smtp.Noop).reply(451) was never used: no session reached NOOP" in output
