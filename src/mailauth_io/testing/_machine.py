@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import attrs
@@ -33,7 +34,6 @@ from mailauth import (
 )
 from mailauth.events import Action as MachineAction
 
-from ..adapters import Peer
 from ..server.interceptors import Drop, Pass
 from .message import Envelope, Message
 from .odd_replies import OddReply
@@ -83,7 +83,7 @@ class Journal(Protocol):
         """Keep *message*."""
         ...
 
-    def clear_text(self, data: bytes, connection: ConnectionTranscript) -> None:
+    def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
         """Search *data*, which a client has sent without TLS, for secrets."""
         ...
 
@@ -95,9 +95,6 @@ class Journal(Protocol):
 class Connection(Protocol):
     """The connection of a machine."""
 
-    @property
-    def peer(self) -> Peer: ...
-
     def abort(self) -> None: ...
 
 
@@ -105,17 +102,14 @@ class RecordingMachine(ABC, Generic[E]):
     """A server machine in front of *machine*.  It has the methods that an adapter and a session use."""
 
     protocol: str
+    transcript: ConnectionTranscript
+    _connection: Connection
 
-    def __init__(
-        self,
-        machine: ServerMachine[E],
-        journal: Journal,
-        transcript: ConnectionTranscript,
-    ) -> None:
+    def __init__(self, machine: ServerMachine[E], journal: Journal, parse: Callable[[bytes], Command]) -> None:
+        """*parse* returns the command in a line, or raises LocalProtocolError or ValueError."""
         self.machine = machine
-        self.transcript = transcript
-        self._connection: Connection | None = None
         self._journal = journal
+        self._parse = parse
         self._input = bytearray()
         self._ended = False
         self._end_passed = False
@@ -133,22 +127,16 @@ class RecordingMachine(ABC, Generic[E]):
         self._content_size = 0
         self._to_discard = 0  # bytes of a chunk whose BDAT was rejected
         self._to_pass = 0  # bytes of a chunk
-        if machine.tls is not None:
-            transcript.tls = machine.tls
 
     # What differs between the protocols
 
     @abstractmethod
-    def _parse(self, line: bytes) -> Command:
-        """Return the command in *line*.  Raises Malformed."""
-
-    @abstractmethod
-    def _to_wire(self, answer: Answer) -> bytes:
-        """Return the bytes of a reply."""
+    def _reply(self, answer: Any) -> smtp.Reply | pop3.Reply:
+        """Return the reply that *answer* stands for.  ``Rule.reply()`` has checked its type."""
 
     @abstractmethod
     def _is_positive(self, reply: bytes) -> bool:
-        """Return whether the command is carried out."""
+        """Return whether the command is carried out if *reply* is sent."""
 
     @abstractmethod
     def _follows(self, reply: bytes) -> Next:
@@ -165,12 +153,13 @@ class RecordingMachine(ABC, Generic[E]):
     def _note_answer(self, question: Question[Any], answer: object) -> None:
         """Look at the answer of the session."""
 
-    def attach(self, connection: Connection) -> None:
-        """Tell the machine its connection.  The session does, before the first event."""
-        self._connection = connection
-        self.transcript.peer = connection.peer.address
-
     # The interface of a server machine
+
+    def attach(self, connection: Connection, transcript: ConnectionTranscript) -> None:
+        """Set the connection and its transcript.  The server does this before the first event."""
+        self._connection = connection
+        self.transcript = transcript
+        transcript.tls = self.machine.tls
 
     @property
     def tls(self) -> Tls | None:
@@ -278,7 +267,6 @@ class RecordingMachine(ABC, Generic[E]):
         if self._close_after_reply:
             self._close_after_reply = False
             self.transcript.note("closed without close_notify, by a rule")
-            assert self._connection is not None
             self._connection.abort()
             self._closed = True
         return self._closed
@@ -322,8 +310,8 @@ class RecordingMachine(ABC, Generic[E]):
             line = unit.removesuffix(b"\r\n")
             self.transcript.add(CLIENT, line)
             if self.machine.tls is None:
-                self._journal.clear_text(line, self.transcript)
-            if self._next is Next.COMMAND and not self._obey_rules(line):
+                self._journal.sent_in_clear(line, self.transcript)
+            if self._next is Next.COMMAND and not self._apply_rules(line):
                 return True
         self.machine.receive_data(unit)
         return True
@@ -351,7 +339,7 @@ class RecordingMachine(ABC, Generic[E]):
         self._to_discard -= size
         return size
 
-    def _obey_rules(self, line: bytes) -> bool:
+    def _apply_rules(self, line: bytes) -> bool:
         """Carry out the rule for the command in *line*.  Return whether the server gets the command."""
         try:
             command = self._parse(line)
@@ -380,7 +368,7 @@ class RecordingMachine(ABC, Generic[E]):
         if answer is CLOSE_WITHOUT_NOTIFY:
             self._close_after_reply = True
             return True
-        reply = self._to_wire(answer)
+        reply = self._wire_data(answer)
         if self._is_positive(reply):
             self._replacement = reply
             looks_like_one = self._follows(reply) is Next.RESPONSE
@@ -392,15 +380,20 @@ class RecordingMachine(ABC, Generic[E]):
             self._closed = True
         return False
 
+    def _wire_data(self, answer: Answer) -> bytes:
+        """Return the bytes of a reply."""
+        if isinstance(answer, bytes):
+            return answer
+        return answer.data if isinstance(answer, OddReply) else self._reply(answer).to_wire()
+
 
 class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
     """An SMTP machine that keeps the messages that it has accepted."""
 
     protocol = "SMTP"
 
-    def __init__(self, machine: smtp.ServerConnection, journal: Journal, transcript: ConnectionTranscript) -> None:
-        super().__init__(machine, journal, transcript)
-        self._settings = machine.settings
+    def __init__(self, machine: smtp.ServerConnection, journal: Journal) -> None:
+        super().__init__(machine, journal, machine.settings.parse_command)
         self._hello = ""
         self._mechanism: str | None = None
         self._mail: smtp.Mail | None = None
@@ -408,21 +401,8 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
         self._grant: str | None = None
         self._content: list[bytes] = []
 
-    def _parse(self, line: bytes) -> Command:
-        return self._settings.parse_command(line)
-
-    def _to_wire(self, answer: Answer) -> bytes:
-        match answer:
-            case int():
-                return smtp.Reply(answer, text="simulated by the test").to_wire()
-            case smtp.Reply():
-                return answer.to_wire()
-            case OddReply():
-                return answer.data
-            case bytes():
-                return answer
-            case _:
-                raise AssertionError(answer)  # Rule.reply() has checked it
+    def _reply(self, answer: int | smtp.Reply) -> smtp.Reply:
+        return smtp.Reply(answer, text="simulated by the test") if isinstance(answer, int) else answer
 
     def _is_positive(self, reply: bytes) -> bool:
         return reply.lstrip(b"\r\n")[:1] in (b"2", b"3")
@@ -511,39 +491,18 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
         self._journal.message_accepted(message)
 
 
-def mail_parameters(mail: smtp.Mail) -> dict[str, str | None]:
-    """Return the parameters of *mail* as they are on the wire."""
-    line = attrs.evolve(mail, reverse_path=None).to_wire().decode()
-    words = line.removeprefix("MAIL FROM:<>").split()
-    return {
-        keyword.upper(): value if equals else None for keyword, equals, value in (word.partition("=") for word in words)
-    }
-
-
 class Pop3Machine(RecordingMachine[pop3.ServerEvent]):
     """A POP3 machine."""
 
     protocol = "POP3"
 
-    def __init__(self, machine: pop3.ServerConnection, journal: Journal, transcript: ConnectionTranscript) -> None:
-        super().__init__(machine, journal, transcript)
-        self._settings = machine.settings
+    def __init__(self, machine: pop3.ServerConnection, journal: Journal) -> None:
+        super().__init__(machine, journal, machine.settings.parse_command)
 
-    def _parse(self, line: bytes) -> Command:
-        return self._settings.parse_command(line)
-
-    def _to_wire(self, answer: Answer) -> bytes:
-        match answer:
-            case pop3.Unavailable():
-                return pop3.Reply(False, answer.value, "simulated by the test").to_wire()
-            case pop3.Reply():
-                return answer.to_wire()
-            case OddReply():
-                return answer.data
-            case bytes():
-                return answer
-            case _:
-                raise AssertionError(answer)  # Rule.reply() has checked it
+    def _reply(self, answer: pop3.Unavailable | pop3.Reply) -> pop3.Reply:
+        if isinstance(answer, pop3.Unavailable):
+            return pop3.Reply(False, answer.value, "simulated by the test")
+        return answer
 
     def _is_positive(self, reply: bytes) -> bool:
         return reply.lstrip(b"\r\n").startswith(b"+")
@@ -562,3 +521,12 @@ class Pop3Machine(RecordingMachine[pop3.ServerEvent]):
         self._replaced = True
         self.machine.answer(event, pop3.Unavailable.TEMPORARY)
         return None
+
+
+def mail_parameters(mail: smtp.Mail) -> dict[str, str | None]:
+    """Return the parameters of *mail* as they are on the wire."""
+    line = attrs.evolve(mail, reverse_path=None).to_wire().decode()
+    words = line.removeprefix("MAIL FROM:<>").split()
+    return {
+        keyword.upper(): value if equals else None for keyword, equals, value in (word.partition("=") for word in words)
+    }

@@ -152,7 +152,7 @@ class _Test:
             self.messages.append(message)
             self._changed.notify_all()
 
-    def clear_text(self, data: bytes, connection: ConnectionTranscript) -> None:
+    def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
         secrets = {password.encode(): name for name, password in self.options.users.items()} | self.tokens.owners
         for part in _secret_parts(data):
             if (user := secrets.get(part)) is not None:
@@ -330,22 +330,19 @@ class MailServer:
 
     def _build(self, service: str, entropy: bytes, tls: Tls | None) -> ServerMachine[Any]:
         test = self._test
-        transcript = ConnectionTranscript(0, service, "")  # until _session() knows the connection
         machine: RecordingMachine[Any]
         if service.startswith("smtp"):
-            machine = SmtpMachine(smtp.ServerConnection(test.smtp_settings, entropy=entropy, tls=tls), test, transcript)
+            machine = SmtpMachine(smtp.ServerConnection(test.smtp_settings, entropy=entropy, tls=tls), test)
         else:
-            machine = Pop3Machine(pop3.ServerConnection(test.pop3_settings, entropy=entropy, tls=tls), test, transcript)
-        # It has all methods that an adapter and a session use, but no state of its own to inherit.
+            machine = Pop3Machine(pop3.ServerConnection(test.pop3_settings, entropy=entropy, tls=tls), test)
+        # It has all methods of a ServerMachine that an adapter and a session use, and need not inherit its state.
         return cast("ServerMachine[Any]", machine)
 
     async def _session(self, connection: AsyncServerConnection[Any]) -> None:
         machine: object = connection.machine
         assert isinstance(machine, RecordingMachine)
         test = self._test
-        machine.transcript = test.open_connections[connection.peer]
-        machine.transcript.tls = machine.tls
-        machine.attach(connection)
+        machine.attach(connection, test.open_connections[connection.peer])
         session = SmtpSession if machine.protocol == "SMTP" else Pop3Session
         try:
             await session.serve(test.state, connection)

@@ -26,7 +26,6 @@ from mailauth import (
     smtp,
 )
 from mailauth.smtp import Mailbox
-from mailauth_io.adapters import Peer
 from mailauth_io.testing import CLOSE_WITHOUT_NOTIFY, DROP, PASS, STALL, Message, Rule, Transcript
 from mailauth_io.testing._machine import Pop3Machine, RecordingMachine, SmtpMachine, mail_parameters
 from mailauth_io.testing.rules import Answer, Occurrence, find_answer
@@ -63,7 +62,7 @@ class Journal:
     def message_accepted(self, message: Message) -> None:
         self.messages.append(message)
 
-    def clear_text(self, data: bytes, connection: ConnectionTranscript) -> None:
+    def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
         self.clear.append(data)
 
     def grant_of(self, address: str) -> str | None:
@@ -74,7 +73,6 @@ class Journal:
 class Connection:
     """The connection of a machine: records whether it was closed."""
 
-    peer: Peer = attrs.field(factory=lambda: Peer("192.0.2.1", 4321))
     aborted: bool = False
 
     def abort(self) -> None:
@@ -82,18 +80,14 @@ class Connection:
 
 
 def smtp_machine(*rules: Rule, journal: Journal | None = None, tls: Tls | None = None) -> SmtpMachine:
-    machine = SmtpMachine(
-        smtp.ServerConnection(SMTP, entropy=ENTROPY, tls=tls), journal or Journal(*rules), Transcript().open("smtp", "")
-    )
-    machine.attach(Connection())
+    machine = SmtpMachine(smtp.ServerConnection(SMTP, entropy=ENTROPY, tls=tls), journal or Journal(*rules))
+    machine.attach(Connection(), Transcript().open("smtp", "192.0.2.1"))
     return machine
 
 
 def pop3_machine(*rules: Rule, journal: Journal | None = None) -> Pop3Machine:
-    machine = Pop3Machine(
-        pop3.ServerConnection(POP3, entropy=ENTROPY), journal or Journal(*rules), Transcript().open("pop3", "")
-    )
-    machine.attach(Connection())
+    machine = Pop3Machine(pop3.ServerConnection(POP3, entropy=ENTROPY), journal or Journal(*rules))
+    machine.attach(Connection(), Transcript().open("pop3", "192.0.2.1"))
     return machine
 
 
@@ -401,7 +395,7 @@ def test_stall_ends_with_the_server() -> None:
 def test_close_without_notify_sends_the_reply_first(step: type[object], last: bytes) -> None:
     machine = smtp_machine(Rule(step).reply(CLOSE_WITHOUT_NOTIFY), tls=TLS)
     connection = Connection()
-    machine.attach(connection)
+    machine.attach(connection, machine.transcript)
     session = Driver(machine).receive(b"NOOP\r\nQUIT\r\n")
     assert session.lines[-1] == last
     assert connection.aborted
