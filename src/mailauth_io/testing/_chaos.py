@@ -1,4 +1,4 @@
-"""Triggers that reject a part of the senders, recipients and logins."""
+"""The chaos triggers of the HTTP API: each rejects a percentage of MAIL, RCPT or AUTH."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mailauth import smtp
 from .mail_server import MailServer
 
 DEFAULT_CODES: Final[Mapping[str, int]] = {"Sender": 451, "Recipient": 451, "Authentication": 535}
-"""The triggers, and the code of each that is sent unless another is set."""
+"""The triggers with their default codes."""
 
 _STEPS: Final[Mapping[str, type]] = {"Sender": smtp.Mail, "Recipient": smtp.Rcpt, "Authentication": smtp.Auth}
 _TEXTS: Final = {"Sender": "sender", "Recipient": "recipient", "Authentication": "login"}

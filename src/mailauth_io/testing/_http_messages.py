@@ -159,7 +159,7 @@ class _Policy(Compat32):
 
 
 def parse(message: Message) -> Content:
-    """Parse *message*.  What cannot be parsed is empty, or is a text as it was sent."""
+    """Parse *message*.  A field that cannot be parsed is empty, or has its text as it was sent."""
     raw, envelope = message.raw, message.envelope
     try:
         parsed = message_from_bytes(raw, policy=_Policy())
@@ -239,7 +239,7 @@ def timestamp(value: datetime) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """Return the name of a header field with a capital at the begin of each word: ``Message-Id``."""
+    """Return the name of a header field with a capital at the beginning of each word: ``Message-Id``."""
     return "-".join(word.capitalize() for word in name.split("-"))
 
 
@@ -262,7 +262,7 @@ def _leaves(message: ParsedEmail) -> Iterator[tuple[str, ParsedEmail]]:
 def _content(leaf: ParsedEmail) -> bytes:
     """Return the decoded content of *leaf*."""
     payload = cast(object, leaf.get_payload())
-    if isinstance(payload, list):  # message/rfc822 and its relatives
+    if isinstance(payload, list):  # message/rfc822 and similar types
         try:
             return b"".join(
                 child.as_bytes() for child in cast("list[object]", payload) if isinstance(child, ParsedEmail)

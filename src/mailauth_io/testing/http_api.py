@@ -64,8 +64,8 @@ _SECURITY_HEADERS: Final = {
 
 
 @attrs.frozen
-class Answer:
-    """A response."""
+class Response:
+    """An HTTP response."""
 
     body: bytes
     content_type: str = _TEXT
@@ -74,7 +74,7 @@ class Answer:
 
 
 class ApiError(Exception):
-    """A request cannot be carried out."""
+    """The request is rejected with *status*."""
 
     def __init__(self, text: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST, **headers: str) -> None:
         super().__init__(text)
@@ -83,14 +83,13 @@ class ApiError(Exception):
 
 
 class Entry:
-    """A message, and what the API knows of it."""
+    """A message with its id and its read status."""
 
     def __init__(self, message: Message) -> None:
         self.message: Final = message
         self.id: Final = "".join(secrets.choice(_ID_ALPHABET) for _ in range(22))
         self.received: Final = message.received
         self.read = False
-
         self._summary: Summary | None = None
 
     @property
@@ -162,10 +161,10 @@ class Inbox:
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """A request whose path has a resource."""
+    """A request for a resource."""
 
     parameters: Mapping[str, str]
-    """Those in the path."""
+    """The parameters in the path."""
     query: Mapping[str, str]
     body: bytes
 
@@ -188,7 +187,7 @@ class Request:
         return {key.lower(): value for key, value in cast("dict[str, Any]", found).items()}
 
     def ids(self, fields: Mapping[str, Any]) -> frozenset[str]:
-        """Return the ids in *fields*, none if there are none.  Raises ApiError."""
+        """Return the ids in *fields*; empty if *fields* has no ids.  Raises ApiError."""
         found: object = fields.get("ids") or None
         if found is None:
             return frozenset()
@@ -206,7 +205,7 @@ class Api:
         self._chaos = Chaos(server)
         self._started_at = time.monotonic()
         one = r"/api/v1/message/(?P<id>[A-Za-z0-9]+)"
-        routes: tuple[tuple[str, str, Callable[[Request], Answer]], ...] = (
+        routes: tuple[tuple[str, str, Callable[[Request], Response]], ...] = (
             ("GET", r"/livez", self._healthy),
             ("GET", r"/readyz", self._healthy),
             ("GET", r"/api/v1/info", self._info),
@@ -226,19 +225,19 @@ class Api:
         )
         self._routes = [(method, re.compile(pattern), handler) for method, pattern, handler in routes]
 
-    def respond(self, method: str, target: str, body: bytes) -> Answer:
-        """Return the response to a request for *target*, a path and perhaps a query.  It raises nothing."""
+    def respond(self, method: str, target: str, body: bytes) -> Response:
+        """Return the response to a request for *target*, a path and perhaps a query.  Raises nothing."""
         try:
             return self._respond(method, target, body)
         except ApiError as error:
-            return Answer(str(error).encode(), status=error.status, headers=error.headers)
+            return Response(str(error).encode(), status=error.status, headers=error.headers)
         except (ChaosError, search.SearchError) as error:
-            return Answer(str(error).encode(), status=HTTPStatus.BAD_REQUEST)
-        except Exception as error:  # a fault of ours must not end the connection without an answer
-            text = f"the server has failed: {type(error).__name__}"
-            return Answer(text.encode(), status=HTTPStatus.INTERNAL_SERVER_ERROR)
+            return Response(str(error).encode(), status=HTTPStatus.BAD_REQUEST)
+        except Exception as error:  # a bug must not end the connection without a response
+            text = f"the server failed: {type(error).__name__}"
+            return Response(text.encode(), status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _respond(self, method: str, target: str, body: bytes) -> Answer:
+    def _respond(self, method: str, target: str, body: bytes) -> Response:
         try:
             parts = urlsplit(target)
             found = parse_qs(parts.query, keep_blank_values=True, max_num_fields=100)
@@ -257,10 +256,10 @@ class Api:
             raise ApiError("Method Not Allowed", HTTPStatus.METHOD_NOT_ALLOWED, Allow=", ".join(allowed))
         raise ApiError("404 page not found", HTTPStatus.NOT_FOUND)
 
-    def _healthy(self, request: Request) -> Answer:
-        return Answer(b"")
+    def _healthy(self, request: Request) -> Response:
+        return Response(b"")
 
-    def _info(self, request: Request) -> Answer:
+    def _info(self, request: Request) -> Response:
         entries = self._inbox.entries()
         size = sum(len(entry.message.raw) for entry in entries)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -285,7 +284,7 @@ class Api:
             }
         )
 
-    def _list(self, request: Request) -> Answer:
+    def _list(self, request: Request) -> Response:
         entries = self._inbox.entries()
         found = _received_before(entries, request)
         start = request.number("start", 0, 0)
@@ -293,14 +292,14 @@ class Api:
         shown = found[start : start + limit] if limit else found  # with 0, all are shown
         return _summaries(entries, entries, shown, start)
 
-    def _search(self, request: Request) -> Answer:
+    def _search(self, request: Request) -> Response:
         entries = self._inbox.entries()
         found = _received_before(_search(entries, *_search_query(request)), request)
         start = request.number("start", 0, 0)
         limit = request.number("limit", 0, DEFAULT_LIMIT)
         return _summaries(entries, found, found[start : start + limit], start)
 
-    def _set_read(self, request: Request) -> Answer:
+    def _set_read(self, request: Request) -> Response:
         fields = request.fields()
         read, query = fields.get("read") or False, fields.get("search") or ""
         if not isinstance(read, bool):
@@ -319,13 +318,13 @@ class Api:
             entry.read = read
         return _OK
 
-    def _delete(self, request: Request) -> Answer:
+    def _delete(self, request: Request) -> Response:
         # Without a body, all are deleted.  A body that is not valid is refused: it may be a list of ids.
         ids = request.ids(request.fields()) if request.body.strip() else frozenset[str]()
         self._inbox.delete([entry for entry in self._inbox.entries() if not ids or entry.id in ids])
         return _OK
 
-    def _delete_search(self, request: Request) -> Answer:
+    def _delete_search(self, request: Request) -> Response:
         self._inbox.delete(_search(self._inbox.entries(), *_search_query(request)))
         return _OK
 
@@ -334,39 +333,39 @@ class Api:
             request.parameters["id"], request.query.get("query", "").strip(), request.query.get("tz", "")
         )
 
-    def _message(self, request: Request) -> Answer:
+    def _message(self, request: Request) -> Response:
         entry = self._entry(request)
         content = entry.content()
         entry.read = True
         return _json({"ID": entry.id, **content.to_json(entry.received)})
 
-    def _raw(self, request: Request) -> Answer:
+    def _raw(self, request: Request) -> Response:
         entry = self._entry(request)
         headers: dict[str, str] = {}
         if request.query.get("dl") == "1":
             headers["Content-Disposition"] = f'attachment; filename="{entry.id}.eml"'
-        return Answer(entry.message.raw, headers=headers)
+        return Response(entry.message.raw, headers=headers)
 
-    def _headers(self, request: Request) -> Answer:
+    def _headers(self, request: Request) -> Response:
         found: dict[str, list[str]] = {}
         for name, value in self._entry(request).content().headers:
             found.setdefault(messages.canonical_name(name), []).append(value)
         return _json(dict(sorted(found.items())))
 
-    def _part(self, request: Request) -> Answer:
+    def _part(self, request: Request) -> Response:
         part = self._entry(request).content().part(request.parameters["part"])
         if part is None:
             raise ApiError("404 page not found", HTTPStatus.NOT_FOUND)
         name = quote((part.file_name or part.content_id).encode("utf-8", "replace"), safe="")
-        return Answer(part.content, part.content_type, headers={"Content-Disposition": f'inline; filename="{name}"'})
+        return Response(part.content, part.content_type, headers={"Content-Disposition": f'inline; filename="{name}"'})
 
-    def _view_text(self, request: Request) -> Answer:
+    def _view_text(self, request: Request) -> Response:
         entry = self._entry(request)
         content = entry.content()
         entry.read = True
-        return Answer(content.text.encode("utf-8", "replace"))
+        return Response(content.text.encode("utf-8", "replace"))
 
-    def _view_html(self, request: Request) -> Answer:
+    def _view_html(self, request: Request) -> Response:
         entry = self._entry(request)
         content = entry.content()
         if not content.html:
@@ -378,25 +377,25 @@ class Api:
                 url = f"/api/v1/message/{entry.id}/part/{part.id}"
                 reference = re.compile(rf"(?<=[=\"'(])cid:{re.escape(part.content_id)}(?=[\"'\s>);])", re.IGNORECASE)
                 html = reference.sub(lambda match, url=url: url, html)  # type: ignore[misc]
-        return Answer(html.encode("utf-8", "replace"), "text/html; charset=utf-8")
+        return Response(html.encode("utf-8", "replace"), "text/html; charset=utf-8")
 
-    def _get_chaos(self, request: Request) -> Answer:
+    def _get_chaos(self, request: Request) -> Response:
         return _json(self._chaos.to_json())
 
-    def _set_chaos(self, request: Request) -> Answer:
+    def _set_chaos(self, request: Request) -> Response:
         self._chaos.set(request.fields())
         return _json(self._chaos.to_json())
 
 
-_OK: Final = Answer(b"ok")
+_OK: Final = Response(b"ok")
 
 
-def _json(value: Any) -> Answer:
+def _json(value: Any) -> Response:
     # Surrogates, which a decoder may have left, are not valid in UTF-8.
-    return Answer(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n", _JSON)
+    return Response(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n", _JSON)
 
 
-def _summaries(all_entries: Sequence[Entry], found: Sequence[Entry], shown: Sequence[Entry], start: int) -> Answer:
+def _summaries(all_entries: Sequence[Entry], found: Sequence[Entry], shown: Sequence[Entry], start: int) -> Response:
     return _json(
         {
             "total": len(all_entries),
@@ -416,7 +415,7 @@ def _unread(entries: Sequence[Entry]) -> int:
 
 
 def _search_query(request: Request) -> tuple[str, str]:
-    """Return the search and its time zone.  Raises ApiError if there is none."""
+    """Return the search and its time zone.  Raises ApiError if *request* has no search."""
     query = request.query.get("query", "").strip()
     if not query:
         raise ApiError("Error: no search query")
@@ -452,15 +451,15 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read_body()
         except ApiError as error:
             # Where the next request begins is not known; this header also closes the connection.
-            answer = Answer(str(error).encode(), status=error.status, headers={"Connection": "close"})
+            response = Response(str(error).encode(), status=error.status, headers={"Connection": "close"})
         else:
-            answer = self._api_server.api.respond(self.command, self.path, body)
-        self._send(answer)
+            response = self._api_server.api.respond(self.command, self.path, body)
+        self._send(response)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
 
     def _check_target(self) -> None:
-        """Refuse requests of web pages: of other origins, and of names that were made to point here (DNS rebinding).
+        """Reject requests of web pages: of other origins, and for names that point to this address (DNS rebinding).
 
         Raises ApiError.
         """
@@ -502,27 +501,27 @@ class _Handler(BaseHTTPRequestHandler):
             raise ApiError("Content-Length is invalid")
         length = int(lengths[0])
         if length > MAX_BODY:
-            raise ApiError(f"the body may have {MAX_BODY} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            raise ApiError(f"the body must have at most {MAX_BODY} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         body = self.rfile.read(length)
         if len(body) < length:
             raise ApiError("the body is incomplete")
         return body
 
-    def _send(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
-        for name, value in {**_SECURITY_HEADERS, **answer.headers}.items():
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in {**_SECURITY_HEADERS, **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(response.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer a request that the base class cannot read, as text."""
+        """Response a request that the base class cannot read, as text."""
         self.request_version = self.protocol_version  # what was read may be anything
         status = HTTPStatus(code)
-        self._send(Answer(status.phrase.encode(), status=status, headers={"Connection": "close"}))
+        self._send(Response(status.phrase.encode(), status=status, headers={"Connection": "close"}))
 
     def version_string(self) -> str:
         return "mailauth"
@@ -585,7 +584,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: the client has closed the connection, or has not read."""
+        """Print nothing: the client has closed the connection, or does not read."""
 
     def close(self) -> None:
         """Close all sockets."""
@@ -600,7 +599,7 @@ class _Server(ThreadingHTTPServer):
 class HttpApi:
     """Serves the API over HTTP in a thread, for the messages of a mail server.
 
-    Only programs on this machine can connect, unless *host* is another address.  There is no login.
+    Only programs on this machine can connect, unless *host* is another address.  The API has no login.
 
     For example:
 
@@ -622,7 +621,10 @@ class HttpApi:
 
     @property
     def url(self) -> str:
-        """The URL without a path, such as ``http://127.0.0.1:8025``; of all addresses, that of the loopback."""
+        """The URL without a path, such as ``http://127.0.0.1:8025``.
+
+        If the API listens on all addresses, the URL has the loopback address.
+        """
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._server.server_name, self._server.server_name)
         return f"http://[{name}]:{self.port}" if ":" in name else f"http://{name}:{self.port}"
 

@@ -616,7 +616,7 @@ def test_chaos_rejects_exactly_the_share_of_each_hundred_that_is_set(probability
     assert server.replies(smtp.Mail) is None
 
 
-def test_chaos_begins_anew_when_it_is_set_and_no_old_rule_answers() -> None:
+def test_setting_chaos_restarts_its_counts_and_disables_earlier_rules() -> None:
     server = FakeServer()
     chaos = Chaos(cast(Any, server))
     for code in (451, 550, 451, 571):
@@ -661,7 +661,7 @@ def test_chaos_begins_anew_when_it_is_set_and_no_old_rule_answers() -> None:
     ],
     ids=range(24),
 )
-def test_malformed_message_is_shown_all_the_same(client: Client, raw: bytes) -> None:
+def test_malformed_message_is_shown(client: Client, raw: bytes) -> None:
     client.server.add(mail("before"))
     client.server.add(raw, sender="")
     client.server.add(mail("after"))
@@ -843,7 +843,7 @@ def test_old_client_needs_no_host(client: Client) -> None:
     assert exchange(client, b"GET /livez HTTP/1.0\r\nHost: evil.test\r\n\r\n").startswith(b"HTTP/1.1 403 ")
 
 
-def test_client_that_goes_away_disturbs_nobody(client: Client) -> None:
+def test_client_that_disconnects_does_not_affect_others(client: Client) -> None:
     client.server.add(mail(text="x" * 70 + "\n").as_bytes(policy=SMTP) * 100_000)
     for request in (
         b"", b"GET /liv", b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
@@ -875,7 +875,7 @@ def test_connections_over_the_limit_are_closed(client: Client, monkeypatch: pyte
 
 def test_fault_of_the_server_is_answered_without_details(client: Client) -> None:
     client.server.stored = None  # type: ignore[assignment]
-    assert client.error("/api/v1/messages") == (500, "the server has failed: TypeError")
+    assert client.error("/api/v1/messages") == (500, "the server failed: TypeError")
     client.server.stored = []
     assert client.json("/api/v1/messages")["total"] == 0
 
