@@ -22,6 +22,7 @@ _MARKER: Final = (
 _SERVER: Final[pytest.StashKey[MailServer]] = pytest.StashKey()
 """The server of a test, from the set-up of the fixture to its end."""
 _FAILED: Final = pytest.StashKey[bool]()
+"""Whether a test has failed, or was skipped: then the fixture does not call ``check()``."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,7 +46,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def mail_server_of_worker() -> Iterator[MailServer]:
-    """The server of this process, for fixtures with a wider scope than a test: its ports and CA do not change.
+    """The server of this process, for fixtures with a wider scope than a test.  Its ports and its CA do not change.
 
     The fixture ``mail_server`` clears it before each test.
     """
@@ -59,7 +60,8 @@ def mail_server_of_worker() -> Iterator[MailServer]:
 def mail_server(request: pytest.FixtureRequest, mail_server_of_worker: MailServer) -> Iterator[MailServer]:
     """An SMTP and POP3 server, cleared for this test.  Its options are the arguments of the markers ``mail_server``.
 
-    At the end, the test fails if a rule was not used up, or if a session failed in the server.
+    At its end, the test fails if a rule was not used up, a network fault had no effect, or a session raised an
+    error.
     """
     server = mail_server_of_worker
     test: pytest.Item = request.node
@@ -89,9 +91,9 @@ def _new_server() -> MailServer:
 
 
 def _options(test: pytest.Item) -> Options:
-    """Return the options in the markers of *test*: one at a function adds to those of its class and module.
+    """Return the options in the markers of *test*.  A marker of a function adds to those of its class and module.
 
-    An error is one of the test, in one line.
+    An invalid marker fails the test, with a message of one line.
     """
     from .testing import Options
     from .testing.options import OptionArguments
@@ -103,10 +105,10 @@ def _options(test: pytest.Item) -> Options:
         options |= marker.kwargs
         if marker.args:
             problem = f"options need a name, such as certificate='expired', not {marker.args[0]!r}"
-    for name in options.keys() - names:
+    for name in [name for name in options if name not in names]:
         close = difflib.get_close_matches(name, names, 1)
         choices = f"did you mean {close[0]!r}?" if close else f"use {', '.join(names)}"
-        problem = f"there is no option {name!r}; {choices}"
+        problem = f"unknown option {name!r}; {choices}"
     if not problem:
         try:
             return Options(**options)

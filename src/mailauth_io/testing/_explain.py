@@ -13,7 +13,7 @@ from .message import Message
 from .transcript import CLIENT_CLOSED, NOTE, RULE, SERVER, TLS_FAILED, ConnectionTranscript, Transcript
 
 CLOSEST: Final = 3
-"""Messages that are shown, those that differ least from the wanted one first."""
+"""The number of messages that are shown: those that differ least from the wanted one."""
 
 _NO_TLS: Final = "the client did not begin with TLS, which smtps_port and pop3s_port require"
 
@@ -29,7 +29,7 @@ _TLS_CAUSES: Final = {
     "no shared cipher": "the client and the server have no cipher suite in common",
     "unsupported protocol": "the client and the server have no TLS version in common",
 }
-"""What the reason that OpenSSL gives for a failed handshake means to a test."""
+"""What the reasons that OpenSSL gives for a failed handshake mean for a test."""
 
 
 @attrs.frozen(kw_only=True)
@@ -42,7 +42,7 @@ class Wanted:
     where: Callable[[Message], bool] | None = None
 
     def differences(self, message: Message) -> list[str]:
-        """Return what in *message* is not as wanted; ``where`` is left to the caller."""
+        """Return the differences between *message* and the wanted one, without calling ``where``."""
         envelope = message.envelope
         found: list[str] = []
         if self.to is not None and self.to.lower() not in map(str.lower, envelope.recipients):
@@ -57,7 +57,7 @@ class Wanted:
         return found
 
     def matches(self, message: Message) -> bool:
-        """Return whether *message* is as wanted."""
+        """Return whether *message* is a wanted one."""
         return not self.differences(message) and (self.where is None or self.where(message))
 
     def __str__(self) -> str:
@@ -77,10 +77,10 @@ def explain(
     transcript: Transcript,
     faults: Sequence[str],
 ) -> str:
-    """Return the text for a wait that has ended without a message: the cause, the closest messages, the transcript.
+    """Return the text for a wait that ended without a message: the cause, the closest messages and the transcript.
 
-    The cause is in the first line, since this is all that the summary of pytest shows.  *faults* are those of the
-    network that have had an effect: of a connection that they close, the server sees only the end.
+    The cause is in the first line, since the summary of pytest shows only this line.  *faults* are the network
+    faults that have had an effect: if one closes a connection, the server sees only that the connection has ended.
     """
     ranked = sorted(messages, key=lambda message: len(wanted.differences(message)))
     cause = _cause(wanted, ranked, returned, transcript)
@@ -157,7 +157,7 @@ class _Exchange:
 
     @property
     def reply(self) -> str:
-        """The last line of the last reply, which ends the exchange; empty if there is none."""
+        """The last line of the last reply, which ends the exchange; empty without a reply."""
         return self.replies[-1] if self.replies else ""
 
     @property
@@ -192,7 +192,7 @@ class _Exchange:
 
 
 class _SmtpSession:
-    """What a transcript says about one session."""
+    """The commands and replies of one SMTP session, from its transcript."""
 
     def __init__(self, connection: ConnectionTranscript) -> None:
         self.connection = connection
@@ -229,7 +229,7 @@ class _SmtpSession:
         return self._unfinished({exchange.verb for exchange in self.exchanges})
 
     def _unfinished(self, verbs: set[str]) -> str:
-        """Return why there is no message, although the server has refused nothing."""
+        """Return why no message has arrived, although the server has rejected nothing."""
         closed = any(CLIENT_CLOSED in exchange.notes for exchange in self.exchanges)
         port = f"{self.connection.service}_port"
         if self.connection.service == "smtps" and self.connection.tls is None:
@@ -268,7 +268,7 @@ _CLIENT_HELLO: Final = r"\x16\x03"
 """The beginning of a TLS handshake, as a transcript shows it."""
 
 _SAME_PURPOSE: Final[Mapping[str, tuple[str, ...]]] = {"AUTH": ("AUTH",), "EHLO": ("HELO",), "STARTTLS": ("MAIL",)}
-"""Commands whose success makes a refusal before it unimportant."""
+"""For each verb, the commands whose later success makes its rejection irrelevant."""
 
 
 def _describe(exchange: _Exchange) -> str:

@@ -342,7 +342,7 @@ class Link(asyncio.Transport, asyncio.Protocol):
     # Flow control
 
     def _regulate_reading(self) -> None:
-        """Let the client wait if the stream does not read, or too much is on its way."""
+        """Stop reading from the client if the stream does not read, or too much data is on its way to it."""
         if self._lost or self._client.is_closing():
             return
         if self._discarding:
@@ -358,7 +358,7 @@ class Link(asyncio.Transport, asyncio.Protocol):
             self._client.pause_reading()
 
     def _regulate_writing(self) -> None:
-        """Let the stream wait if too much is on its way to the client."""
+        """Pause the writing of the stream if too much data is on its way to the client."""
         writable = self.get_write_buffer_size() == 0
         if writable == self._writable or self._ended:
             return

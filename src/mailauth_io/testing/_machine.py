@@ -57,7 +57,7 @@ _RECORDED_LINES: Final = 100
 
 _INJECTED: Final = {"SMTP": b"250 injected before TLS\r\n", "POP3": b"+OK injected before TLS\r\n"}
 """The reply that ``starttls="injected"`` adds to that of STARTTLS and STLS.  A client that reads it after the handshake
-accepts clear text of an attacker as part of the TLS session."""
+accepts clear text from an attacker as part of the TLS session."""
 
 
 class Next(enum.Enum):
@@ -70,10 +70,12 @@ class Next(enum.Enum):
 
 
 class Journal(Protocol):
-    """What a machine reports to the server of the test kit, and asks it."""
+    """What a machine reports to the server of the test kit, and asks of it."""
 
     @property
-    def starttls_injected(self) -> bool: ...
+    def starttls_injected(self) -> bool:
+        """Whether a second reply follows the reply to STARTTLS or STLS."""
+        ...
 
     def rule_answer(self, occurrence: Occurrence) -> Answer | None:
         """Return the answer of the first rule that matches *occurrence*; None for the server's own reply."""
@@ -259,7 +261,7 @@ class RecordingMachine(ABC, Generic[E]):
             self._content_size = 0
 
     def _end_reply(self) -> bool:
-        """The server's own reply to the last command is complete.  Return whether the connection was closed."""
+        """End the server's own reply to the last command.  Return whether the connection was closed."""
         self._replaced = False
         if self._next is Next.RESPONSE:
             return False  # the reply to the login is still due

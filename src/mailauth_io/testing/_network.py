@@ -45,7 +45,7 @@ class Network:
     Up to 64 KiB in each direction are on their way at a time; then the sender has to wait, as with the buffers of a
     socket.  Data on its way to the client when the server closes the connection still arrives.
 
-    Each method raises TypeError or ValueError for a wrong argument.
+    Each method raises TypeError or ValueError for an invalid argument.
 
     For example:
 
@@ -65,7 +65,7 @@ class Network:
         protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
-        """Let all data, and the end of the stream, arrive *seconds* later.
+        """Delay all data, and the end of the stream, by *seconds*.
 
         For example:
 
@@ -86,10 +86,10 @@ class Network:
         protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
-        """Let at most *bytes_per_second* through.
+        """Limit the rate of the data to *bytes_per_second*.
 
-        The data of a tenth of a second arrives at once.  A server also limits the rate: by default it disconnects a
-        client that takes less than 500 bytes per second while more than 64 KiB are waiting (``Limits.min_rate``).
+        The data arrives in pieces, each with the data of a tenth of a second.  The server disconnects a client that
+        takes less than 500 bytes per second while more than 64 KiB are waiting (``Limits.min_rate``).
 
         For example:
 
@@ -133,8 +133,8 @@ class Network:
     ) -> None:
         """Reset the connection after *after* bytes were sent to the client: the client gets a TCP RST.
 
-        0: before any data.  The reset follows a tenth of a second after the last byte, so that a client reads the data
-        first.
+        0: before any data.  The reset follows a tenth of a second after the last byte, so that the client can read the
+        data first.
 
         For example:
 
@@ -155,7 +155,7 @@ class Network:
         protocol: Literal["SMTP", "POP3"] | None = None,
         connections: int | None = None,
     ) -> None:
-        """Close the connection when *size* bytes have passed, with a FIN.
+        """Close the connection with a FIN after *size* bytes.
 
         Downstream, the client receives exactly *size* bytes, and no close_notify of TLS.  Upstream, the server receives
         exactly *size* bytes and then the end of the stream: it answers the commands that are complete, and closes as
@@ -185,9 +185,9 @@ class Network:
 
     @property
     def unused(self) -> list[str]:
-        """The faults since the last ``clear()`` that have had no effect on any connection, as the calls that made them.
+        """The faults that have had no effect on a connection since the last ``clear()``, as the calls that made them.
 
-        Such as a ``limit_data(10_000)`` if no connection has sent so much.
+        An example is ``limit_data(10_000)`` if no connection has carried as much data.
 
         For example:
 
@@ -198,7 +198,7 @@ class Network:
 
     @property
     def used(self) -> list[str]:
-        """The other faults: those that have had an effect.
+        """The faults that have had an effect on a connection since the last ``clear()``.
 
         For example:
 

@@ -29,7 +29,7 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Move the clock forward.  Raises ValueError if *seconds* is negative."""
         if seconds < 0:
-            raise ValueError(f"seconds must not be negative: {seconds!r}; the clock of the server cannot go back")
+            raise ValueError(f"seconds must not be negative: {seconds!r}; advance the clock by 0 or more")
         self._now += seconds
 
 

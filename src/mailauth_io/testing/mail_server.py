@@ -1,4 +1,4 @@
-"""The server of the test kit: an SMTP and POP3 server in a thread, and what a test asks of it."""
+"""The server of the test kit: an SMTP and POP3 server in a thread, with the methods that a test calls."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LIMITS: Final = Limits(connections=10_000, connections_per_address=10_000)
 _START_TIMEOUT: Final = 30.0
 
 _ITERATIONS: Final = 50
-"""Iterations of the loop in which the server accepts a connection, and reads and handles what has arrived on it."""
+"""Iterations of the event loop within which the server accepts a waiting connection and handles the data on it."""
 
 
 @attrs.frozen
@@ -77,7 +77,7 @@ class ClearSecret:
 
 @attrs.frozen(kw_only=True)
 class _OpenRelay(RelayPolicy):
-    """Accepts mail for other domains from everybody.  Grants are looked up nevertheless, for the envelope."""
+    """Accepts mail for other domains from every client.  Grants are still looked up, for the envelope."""
 
     def decide(
         self,
@@ -92,7 +92,7 @@ class _OpenRelay(RelayPolicy):
 
 
 class _Test:
-    """What belongs to one test: ``MailServer.reset()`` makes a new one.  It is the Journal of its connections."""
+    """The state of one test: ``MailServer.reset()`` makes a new one.  It is the Journal of the machines."""
 
     def __init__(self, options: Options, hashing: Hashing, changed: threading.Condition) -> None:
         self.options = options
@@ -166,7 +166,7 @@ class _Test:
 
     @property
     def problems(self) -> list[str]:
-        """Why the test must fail, besides what the test itself has found."""
+        """The reasons to fail the test: exceptions in the server, and rules that were not used up."""
         problems = ["".join(traceback.format_exception(error)) for error in self.errors]
         if self.options.unused_rules == "fail":
             problems += [rule.problem for rule in self.rules if rule.problem is not None]
@@ -210,7 +210,7 @@ class MailServer:
         """Listen on the IP address *address*, and on *ports*, by the names ``smtp``, ``smtps``, ``pop3`` and ``pop3s``.
 
         A port that is absent or 0 is any free one.  The certificate is not valid for an *address* that is not
-        127.0.0.1 or ::1.  Raises TypeError or ValueError for a wrong argument, and TrustmeMissing if the extra
+        127.0.0.1 or ::1.  Raises TypeError or ValueError for an invalid argument, and TrustmeMissing if the extra
         ``testing`` is not installed.
         """
         check_address_text("address", address)
@@ -237,7 +237,7 @@ class MailServer:
     def __repr__(self) -> str:
         return f"<MailServer with {', '.join(f'{name}_port={each.port}' for name, each in self._listeners.items())}>"
 
-    # Life
+    # Start and end
 
     def start(self, options: Options | None = None) -> None:
         """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``."""
@@ -299,14 +299,15 @@ class MailServer:
             self._directory.cleanup()
 
     def reset(self, options: Options | None = None) -> None:
-        """Close all connections, and begin again with *options* and without rules, messages, grants or a transcript.
+        """Close all connections, and begin a new test with *options*.
 
-        The ports and the CA stay.  The fixture calls it before each test.
+        Rules, messages, grants and the transcript are removed; the ports and the CA stay.  The fixture does this
+        before each test.
         """
         self._call(self._reset(options or Options()))
 
     async def _reset(self, options: Options) -> None:
-        await _pass_iterations()  # a connection that is not accepted yet belongs to the test that ends
+        await _pass_iterations()  # a connection that is not accepted yet belongs to the old test
         self._abort_connections()
         while any(listener.connected for listener in self._listeners.values()):
             await asyncio.sleep(0)
@@ -320,7 +321,7 @@ class MailServer:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def _settled(self) -> _Test:
-        """Return the test after the server has read what clients have sent before, such as a QUIT without a wait."""
+        """Return the test, after the server has handled what clients have sent, even if they await no reply."""
         thread = self._thread  # None after close()
         if thread is not None and threading.current_thread() is not thread:  # a rule may call a function there
             self._call(_pass_iterations())
@@ -349,7 +350,7 @@ class MailServer:
         finally:
             test.open_connections.pop(connection.peer, None)
 
-    # What a client needs
+    # Addresses and accounts
 
     @property
     def smtp_port(self) -> int:
@@ -407,8 +408,8 @@ class MailServer:
     def issue_token(self, user: str, *, lifetime: float = 3600.0) -> str:
         """Return a new bearer token of *user* for XOAUTH2 and OAUTHBEARER, which need TLS.
 
-        It is valid for *lifetime* seconds of ``clock``.  With an expired token, the client gets the JSON of the
-        mechanism that says so (RFC 7628 section 3.2.2), and then the refusal.
+        It is valid for *lifetime* seconds of ``clock``.  For an expired token, the client gets the error
+        message of the mechanism, in JSON (RFC 7628 section 3.2.2), and then the refusal.
 
         Raises ValueError for an unknown account.
         """
@@ -427,9 +428,9 @@ class MailServer:
 
         *step* is a class of ``mailauth.smtp`` or ``mailauth.pop3``: that of a command, ``Connected`` for the greeting,
         or ``smtp.MessageComplete`` for the end of the content.  The rule is used only if the command has the values of
-        *fields*, such as ``number=2`` for RETR; *to* is the recipient of RCPT, and after it one of those accepted, and
-        *sender* the reverse-path.  *where* is called with the command, in the thread of the server, and returns
-        whether the rule is used.
+        *fields*, such as ``number=2`` for RETR.  At RCPT, *to* is its recipient; later it is one of the accepted
+        recipients.  *sender* is the reverse-path.  *where* is called with the command, in the thread of the server, and
+        returns whether the rule is used.
 
         Raises TypeError for another *step*, and for a field that it does not have.
 
@@ -441,7 +442,7 @@ class MailServer:
         return rule
 
     def check(self) -> None:
-        """Raise AssertionError if a rule or a fault of the network was not used, or a session failed in the server.
+        """Raise AssertionError if a rule was not used up, a network fault had no effect, or a session raised an error.
 
         The fixture calls it after each test that has passed.
         """
@@ -461,7 +462,7 @@ class MailServer:
 
     @property
     def transcript(self) -> Transcript:
-        """What the clients and the server have said to each other, without TLS."""
+        """The lines that the clients and the server have sent.  Those in TLS are decrypted."""
         return self._settled().transcript
 
     @property
@@ -514,7 +515,7 @@ class MailServer:
         where: Callable[[Message], bool] | None = None,
         timeout: float = 5.0,
     ) -> Message:
-        """Wait for the oldest message that is as wanted and was not returned before, and return it.
+        """Wait for a message that matches the arguments.  Return the oldest one that was not returned before.
 
         *to* is one of the recipients of the envelope, and *sender* its reverse-path.  *subject* is the decoded subject,
         or a pattern that is searched for in it.  *where* is called with the message.  *timeout* is in seconds.
@@ -538,7 +539,7 @@ class MailServer:
         where: Callable[[Message], bool] | None = None,
         timeout: float = 5.0,
     ) -> Message:
-        """Do the same as ``wait_for_message()``, on asyncio and trio, without blocking the event loop.
+        """Do the same as ``wait_for_message()`` on asyncio and trio, without blocking the event loop.
 
         message = await mail_server.wait_for_message_async(to="carol@far.test")
         """
@@ -556,16 +557,16 @@ class MailServer:
         return found
 
     def _wait(self, wanted: Wanted, timeout: float, cancelled: threading.Event) -> Message | str:
-        """Return the message, or the explanation why there is none."""
+        """Return the message, or the text that explains why none has arrived."""
         check_number("timeout", timeout, zero=True)
         test = self._test
         deadline = time.monotonic() + timeout
         while not cancelled.is_set():
             messages = tuple(test.messages)
             # Without the lock: the server waits for it, and the function "where" may wait for the server.
-            fitting = [message for message in messages if message not in test.returned and wanted.matches(message)]
+            matching = [message for message in messages if message not in test.returned and wanted.matches(message)]
             with self._changed:
-                for message in fitting:
+                for message in matching:
                     if message not in test.returned:  # by another thread
                         test.returned.append(message)
                         return message
@@ -575,14 +576,14 @@ class MailServer:
                 if len(test.messages) == len(messages) and not cancelled.is_set():
                     self._changed.wait(left)
         else:
-            return ""  # nobody reads it
+            return ""  # the caller was cancelled
         self._settled()
         return explain(wanted, timeout, test.messages, test.returned, test.transcript, self.network.used)
 
 
 @contextlib.contextmanager
 def mail_server(**options: Unpack[OptionArguments]) -> Generator[MailServer]:
-    """Run a MailServer until the context is left, then call its ``check()``, unless there was an exception.
+    """Run a MailServer in a ``with`` block.  At the end, call its ``check()``, unless the block raised an exception.
 
     The arguments are those of ``Options``.  With pytest, use the fixture of the same name.
 

@@ -18,7 +18,7 @@ from mailauth import Tls
 
 _URL: Final = re.compile(r"https?://[^\s<>\"']+")
 _AFTER_URL: Final = ".,;:!?'\""
-"""Characters that belong to the sentence if a link ends with them."""
+"""Characters that belong to the sentence, not to the link, if a link ends with them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,8 +40,8 @@ class Envelope:
     mechanism: str | None
     """The SASL mechanism of the login; None without one."""
     grant: str | None
-    """The account whose POP3 login permits the client to relay (POP before SMTP).  Looked up for a remote recipient of
-    a client that has not logged in; otherwise None."""
+    """The account whose POP3 login permits the client to relay (POP before SMTP).  None if the client has logged in,
+    or if all recipients are local."""
     tls: Tls | None
     """The TLS session; None without TLS."""
     hello: str
@@ -64,7 +64,8 @@ class StoredMessage:
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        """The bytes of the message, with CRLF line ends.  In a maildrop, those received by SMTP have trace lines."""
+        """The bytes of the message, with CRLF line ends.  In a maildrop, a message received by SMTP begins
+        with trace fields."""
 
     @cached_property
     def email(self) -> EmailMessage:

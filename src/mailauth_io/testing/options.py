@@ -16,7 +16,7 @@ StartTlsKind: TypeAlias = Literal["offered", "stripped", "injected"]
 """What the server does with STARTTLS and STLS: see ``Options``."""
 
 UnusedRules: TypeAlias = Literal["fail", "ignore"]
-"""What happens if a rule was not used up: see ``Options``."""
+"""What happens if a rule or a network fault was not used: see ``Options``."""
 
 _USERS: Final = ("alice", "bob")
 
@@ -58,9 +58,9 @@ def _check_bool(instance: object, attribute: attrs.Attribute[bool], value: objec
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """What a test can choose: the arguments of ``mail_server(...)`` and of the marker ``mail_server``.
+    """What a test can configure: the arguments of ``mail_server(...)`` and of the marker ``mail_server``.
 
-    Raises TypeError or ValueError for a value that cannot be used.
+    Raises TypeError or ValueError for an invalid value.
 
     Fields:
 
@@ -72,23 +72,25 @@ class Options:
         ``"valid"``; or ``"expired"``, ``"wrong_host"`` (not valid for localhost) or ``"untrusted"`` (signed by another
         CA than that of ``ca_file``).
     starttls
-        ``"offered"``; ``"stripped"``: neither STARTTLS nor STLS exists, as if an attacker had removed it; or
-        ``"injected"``: after the reply to STARTTLS or STLS, before TLS, the client gets a second reply (RFC 3207
-        section 6), which it must discard, or end the session.
+        ``"offered"``; ``"stripped"``: neither STARTTLS nor STLS is offered, as if an attacker had removed it (RFC 3207
+        section 6); or ``"injected"``: a second reply follows the reply to STARTTLS or STLS before TLS begins.  A client
+        must discard it or end the session (RFC 3207 section 4.2).
     legacy
         Offer and accept passwords and MD5 digests without TLS.
     mechanisms
         The names of the login mechanisms; USER and APOP are those of POP3.  None: all of them.
     max_message_size
-        The maximum size of a message in bytes, which EHLO shows as SIZE.  None: the default of ``server.Config``.
+        The maximum size of a message in bytes, announced as SIZE in the reply to EHLO.  None: the default of
+        ``server.Config``.
     grant_lifetime
-        The lifetime of a grant (POP before SMTP) in seconds; 0: POP3 logins make no grants.
+        The lifetime of a grant (POP before SMTP) in seconds; 0: a POP3 login makes no grant.
     open_relay
         Accept mail for other domains without a login and without a grant.
     max_failed_logins
         The number of failed logins after which the server ends a session, at least three.
     unused_rules
-        ``"fail"``: a rule that was not used up fails the test; or ``"ignore"``.
+        ``"fail"``: a rule that was not used up fails the test, and so does a network fault that had no effect; or
+        ``"ignore"``.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""Rules: what the server of the test kit answers at a step of a session, in place of its own reply."""
+"""Rules: what the server of the test kit does at a step of a session, in place of its own reply."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ class Occurrence:
 
 
 class Rule:
-    """What the server answers at one step: the result of ``MailServer.on()``.
+    """What the server does at one step of a session: the result of ``MailServer.on()``.
 
     The answers are given in turn, one for each time that the step occurs; after the last one, the server replies as
     usual.  Of several rules for the same step, the first one that has an answer left is used.
 
-    A rule that is not used up fails the test, because the client did not do what the test is about.
+    A rule that is not used up fails the test, because the client has not done what the test is about.
 
     For example:
 
@@ -99,9 +99,7 @@ class Rule:
     ) -> None:
         """Raises TypeError if *step* is not a step of a session, or for a field that it does not have."""
         if not (step in SMTP_STEPS or step in POP3_STEPS):
-            raise TypeError(
-                f"step must be a class of mailauth.smtp or mailauth.pop3, not {step!r}; use {_some_steps()}"
-            )
+            raise TypeError(f"step must be a class of mailauth.smtp or mailauth.pop3, not {step!r}; use {_all_steps()}")
         if where is not None:
             check_function("where", where)
         self.step = step
@@ -114,10 +112,10 @@ class Rule:
         self._next: Iterator[Answer] = iter(())
         self._lock = RLock()
         self._failure: Exception | None = None  # of where()
-        self._missed = 0  # occurrences of the step that the rule does not match, or another rule has answered
+        self._missed = 0  # occurrences of the step that the rule does not match, or that another rule has answered
         self._reason = ""  # why the last one was missed
         self.used = 0
-        """How often it has answered."""
+        """The number of answers that it has given."""
         known = {attribute.name for attribute in attrs.fields(step)} if attrs.has(step) else set[str]()
         for name, value in fields.items():
             if name in _extra_fields(step):
@@ -142,7 +140,7 @@ class Rule:
         if not answers:
             raise TypeError("reply() needs an answer, such as 451, b'451 try again\\r\\n', DROP or STALL")
         if self._answers:
-            raise ValueError(f"{self} has a reply already; pass all answers to one reply()")
+            raise ValueError(f"{self} already has an answer; pass all answers to one reply()")
         for answer in answers:
             self._check(answer)
         self._answers = answers
@@ -170,12 +168,12 @@ class Rule:
                 raise ValueError(f"{error}; pass bytes to send a reply that no server should send") from None
 
     def always(self) -> Self:
-        """Give the answers again and again, without end.  The rule must be used once at least."""
+        """Give the answers again and again, without end.  The rule must be used at least once."""
         self._set_repeat(None)
         return self
 
     def times(self, number: int) -> Self:
-        """Give all answers *number* times.  Raises TypeError or ValueError if *number* is not an int above 0."""
+        """Give all answers *number* times.  Raises TypeError or ValueError if *number* is not a positive int."""
         check_integer("number", number, 1)
         self._set_repeat(number)
         return self
@@ -245,7 +243,7 @@ class Rule:
 
     @property
     def problem(self) -> str | None:
-        """Why the test must fail because of this rule, as a sentence; None if there is no reason."""
+        """The reason to fail the test because of this rule; None if the rule was used as it must be."""
         if self._failure is not None:
             return f"{self}: where() failed: {type(self._failure).__name__}: {self._failure}"
         if not self._answers:
@@ -328,7 +326,7 @@ def _name(step: type[Any]) -> str:
     return f"{'smtp' if step in SMTP_STEPS else 'pop3'}.{step.__name__}"
 
 
-def _some_steps() -> str:
+def _all_steps() -> str:
     return ", ".join(_name(step) for step in (*SMTP_STEPS, *POP3_STEPS))
 
 

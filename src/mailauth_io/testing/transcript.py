@@ -1,4 +1,4 @@
-"""The transcript: what the clients and the server have said to each other, without TLS."""
+"""The transcript: the lines that the clients and the server have sent, with TLS removed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ConnectionTranscript:
         self.peer = peer
         """The address of the client."""
         self.tls: Tls | None = None
-        """The TLS session; None as long as there is none."""
+        """The TLS session; None before TLS begins."""
         self.lines: list[Line] = []
         """The lines so far."""
 
@@ -105,7 +105,7 @@ class ConnectionTranscript:
         self.lines.append(Line(source, data, tls=self.tls is not None))
 
     def note(self, text: str) -> None:
-        """Add *text*, a note about what has happened."""
+        """Add *text*, a note of the test kit."""
         self.add(NOTE, text.encode())
 
     def __str__(self) -> str:

@@ -106,9 +106,9 @@ error_of_the_client
 set_up_fails
     no message: another message arrived: to bob@far.test, not carol@far.test
 misspelled_option
-    the marker mail_server: there is no option 'certificat'; did you mean 'certificate'?
+    the marker mail_server: unknown option 'certificat'; did you mean 'certificate'?
 unknown_option
-    the marker mail_server: there is no option 'colour'; use users, domain, certificate,
+    the marker mail_server: unknown option 'colour'; use users, domain, certificate,
 option_without_name
     the marker mail_server: options need a name, such as certificate='expired', not 'expired'
 wrong_value

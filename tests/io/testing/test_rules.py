@@ -155,7 +155,7 @@ def test_wrong_answer(step: Any, answers: tuple[Any, ...], error: str) -> None:
 
 
 def test_second_reply_is_an_error() -> None:
-    with pytest.raises(ValueError, match="has a reply already"):
+    with pytest.raises(ValueError, match="already has an answer"):
         Rule(smtp.Noop).reply(451).reply(452)
 
 

@@ -57,9 +57,9 @@ def _package(step: type) -> str:
 
 @attrs.frozen(kw_only=True)
 class OddReply:
-    r"""What a server sends at one step of a session, where a client has to be tolerant or has to give up.
+    r"""A reply that some servers send at one step of a session.  A client must tolerate it, or report an error.
 
-    Raises TypeError or ValueError for a wrong field.
+    Raises TypeError or ValueError for an invalid field.
 
         odd = odd_replies.OddReply(name="OK_IN_CAPITALS", step=smtp.Noop, data=b"250 OK\r\n", meaning="the usual reply")
         mail_server.on(odd.step).reply(odd)

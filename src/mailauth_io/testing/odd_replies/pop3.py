@@ -410,7 +410,7 @@ STAT_WITH_TEXT: Final = OddReply(
     name="STAT_WITH_TEXT",
     step=Stat,
     data=b"+OK 2 320 octets in your maildrop\r\n",
-    meaning="From servers that write for readers.  A client reads two numbers and ignores the rest.",
+    meaning="From servers that add words for human readers.  A client reads two numbers and ignores the rest.",
 )
 STAT_WITHOUT_NUMBERS: Final = OddReply(
     name="STAT_WITHOUT_NUMBERS",
@@ -437,8 +437,8 @@ LIST_WITH_TEXT_AFTER_THE_SIZE: Final = OddReply(
     name="LIST_WITH_TEXT_AFTER_THE_SIZE",
     step=List,
     data=b"+OK 2 messages\r\n1 120 octets\r\n2 200 octets\r\n.\r\n",
-    meaning="From servers that write for readers.  RFC 1939 section 5 discourages it; a client reads two numbers and"
-    " ignores the rest.",
+    meaning="From servers that add words for human readers.  RFC 1939 section 5 discourages it; a client reads two"
+    " numbers and ignores the rest.",
 )
 LIST_WITH_NEGATIVE_SIZE: Final = OddReply(
     name="LIST_WITH_NEGATIVE_SIZE",
@@ -553,8 +553,8 @@ RETR_OF_AN_EMPTY_MESSAGE: Final = OddReply(
     name="RETR_OF_AN_EMPTY_MESSAGE",
     step=Retrieve,
     data=b"+OK 0 octets\r\n.\r\n",
-    meaning="From servers with an empty file in the maildrop.  The message is complete; a client must not fail for"
-    " want of a header.",
+    meaning="From servers with an empty file in the maildrop.  The message is complete; a client must not"
+    " require a header.",
 )
 RETR_WITH_ERROR_IN_THE_MESSAGE: Final = OddReply(
     name="RETR_WITH_ERROR_IN_THE_MESSAGE",

@@ -299,7 +299,7 @@ EHLO_ENDS_WITH_CODE_ALONE: Final = OddReply(
     step=Hello,
     data=b"250-mx.example\r\n250-SIZE 10240000\r\n250\r\n",
     meaning="From servers that also leave out the space (RFC 5321 section 4.2).  The reply is complete; a client that"
-    " looks for the space waits for ever.",
+    " looks for the space waits until its timeout.",
 )
 EHLO_WITHOUT_LAST_LINE: Final = OddReply(
     name="EHLO_WITHOUT_LAST_LINE",
@@ -420,7 +420,7 @@ EHLO_UNKNOWN: Final = OddReply(
     name="EHLO_UNKNOWN",
     step=Hello,
     data=b"500 unknown command: XXXX client.example\r\n",
-    meaning="From servers after a Cisco PIX, which overwrites EHLO, and from servers of before 1995.  The client"
+    meaning="From servers after a Cisco PIX, which overwrites EHLO, and from servers from before 1995.  The client"
     " sends HELO (RFC 5321 section 3.2).",
 )
 
@@ -554,7 +554,7 @@ MAIL_REFUSED_WITH_498: Final = OddReply(
     name="MAIL_REFUSED_WITH_498",
     step=Mail,
     data=b"498 4.7.1 try again in five minutes\r\n",
-    meaning="From sites with Postfix, Exim or sendmail and codes of their own.  The second digit is outside of the"
+    meaning="From sites with Postfix, Exim or sendmail and codes of their own.  The second digit is outside the"
     " grammar.  A client decides by the first: temporary (RFC 5321 section 4.2.1).",
 )
 MAIL_ANSWERED_BY_421: Final = OddReply(
@@ -644,7 +644,7 @@ DATA_ANSWERED_BY_421: Final = OddReply(
     step=Data,
     data=b"421 4.3.0 temporary problem, try again later\r\n",
     meaning="From Gmail and others, in place of 354; the connection is then closed.  The client sends no content, and"
-    " the message again later.",
+    " sends the message again later.",
 )
 MESSAGE_ACCEPTED_WITHOUT_TEXT: Final = OddReply(
     name="MESSAGE_ACCEPTED_WITHOUT_TEXT",
@@ -670,7 +670,7 @@ MESSAGE_ANSWERED_BY_3YZ: Final = OddReply(
     name="MESSAGE_ANSWERED_BY_3YZ",
     step=MessageComplete,
     data=b"354 go ahead\r\n",
-    meaning="From servers that reply once for each DATA too many, after a loss of step.  An intermediate reply here"
+    meaning="From servers whose replies are one command late.  An intermediate reply here"
     " accepts nothing: a client reports an error and sends the message again later.",
 )
 MESSAGE_ANSWERED_BY_421: Final = OddReply(
@@ -727,7 +727,7 @@ QUIT_ANSWERED_BY_250: Final = OddReply(
     name="QUIT_ANSWERED_BY_250",
     step=Quit,
     data=b"250 2.0.0 Ok\r\n",
-    meaning="From scripts that reply 250 to everything.  A client closes the connection whatever the reply; no result"
+    meaning="From scripts that reply 250 to everything.  A client closes the connection after any reply; no result"
     " depends on it.",
 )
 QUIT_REFUSED: Final = OddReply(
