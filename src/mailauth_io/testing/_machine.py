@@ -89,8 +89,8 @@ class Journal(Protocol):
         """Search *data*, which a client has sent without TLS, for secrets."""
         ...
 
-    def grant_of(self, address: str) -> str | None:
-        """Return the account whose grant was found last for *address*."""
+    def grant_of(self, address: str, recipient: smtp.Mailbox) -> str | None:
+        """Return the account whose grant has permitted *address* to relay to *recipient*; None if that is local."""
         ...
 
 
@@ -464,7 +464,7 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
         elif isinstance(asked, smtp.Rcpt):
             self._recipients.append(str(asked.forward_path))
             if self.identity is None:
-                self._grant = self._journal.grant_of(self.transcript.peer) or self._grant
+                self._grant = self._journal.grant_of(self.transcript.peer, asked.forward_path) or self._grant
         elif isinstance(asked, smtp.Data):
             self._content.clear()
         elif isinstance(asked, smtp.MessageComplete):

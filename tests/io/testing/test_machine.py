@@ -65,7 +65,7 @@ class Journal:
     def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
         self.clear.append(data)
 
-    def grant_of(self, address: str) -> str | None:
+    def grant_of(self, address: str, recipient: smtp.Mailbox) -> str | None:
         return None
 
 

@@ -88,6 +88,17 @@ def test_open_relay_shows_the_grant_of_a_client(server: MailServer) -> None:
     assert server.wait_for_message().envelope.grant == "bob"
 
 
+def test_local_mail_has_no_grant(server: MailServer) -> None:
+    """An earlier message of the client was relayed by a grant, which has expired."""
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    client.apop("bob", server.password("bob"))
+    client.quit()
+    submit(server, login=None)
+    server.clock.advance(1800)
+    submit(server, "alice@example.test", login=None)
+    assert [message.envelope.grant for message in server.messages] == ["bob", None]
+
+
 @pytest.mark.parametrize("as_email", [False, True])
 def test_delivered_message_is_fetched(server: MailServer, as_email: bool) -> None:
     email = EmailMessage()
