@@ -65,7 +65,7 @@ class Mailer:
 
 
 def mailer(server: MailServer, tls: TlsMode = "starttls") -> Mailer:
-    """The set-up."""
+    """Return the client under test, configured for the server: this is all the set-up."""
     smtp_port = server.smtps_port if tls == "implicit" else server.smtp_port
     pop3_port = server.pop3s_port if tls == "implicit" else server.pop3_port
     return Mailer(server.host, smtp_port, pop3_port, tls=tls, context=None if tls == "none" else server.ssl_context)
@@ -155,12 +155,12 @@ async def test_lost_connection_is_an_error(mail_server: MailServer) -> None:
     assert mail_server.messages == ()
 
 
-async def test_server_that_does_not_reply_is_given_up(mail_server: MailServer) -> None:
+async def test_client_gives_up_on_a_server_that_does_not_reply(mail_server: MailServer) -> None:
     mail_server.on(smtp.Rcpt).reply(STALL)
-    impatient = mailer(mail_server)
-    impatient.timeout = 1.0
+    under_test = mailer(mail_server)
+    under_test.timeout = 1.0
     with pytest.raises(ConnectionFailed):
-        await impatient.send("alice@example.test")
+        await under_test.send("alice@example.test")
 
 
 @pytest.mark.mail_server(certificate="expired")

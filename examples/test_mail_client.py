@@ -84,7 +84,7 @@ class Mailer:
 
 
 def mailer(server: MailServer, tls: str = "starttls") -> Mailer:
-    """The set-up."""
+    """Return the client under test, configured for the server: this is all the set-up."""
     smtp_port = server.smtps_port if tls == "implicit" else server.smtp_port
     pop3_port = server.pop3s_port if tls == "implicit" else server.pop3_port
     return Mailer(server.host, smtp_port, pop3_port, tls=tls, context=server.ssl_context)
@@ -168,7 +168,7 @@ def test_lost_connection_is_an_error(mail_server: MailServer) -> None:
     assert mail_server.messages == ()
 
 
-def test_server_that_does_not_reply_is_given_up(mail_server: MailServer) -> None:
+def test_client_gives_up_on_a_server_that_does_not_reply(mail_server: MailServer) -> None:
     mail_server.on(smtp.Data).reply(STALL)
     client = mailer(mail_server)
     client.timeout = 1.0

@@ -31,6 +31,12 @@ _TLS_CAUSES: Final = {
 }
 """What the reasons that OpenSSL gives for a failed handshake mean for a test."""
 
+_CLIENT_HELLO: Final = r"\x16\x03"
+"""The beginning of a TLS handshake, as a transcript shows it."""
+
+_SAME_PURPOSE: Final[Mapping[str, tuple[str, ...]]] = {"AUTH": ("AUTH",), "EHLO": ("HELO",), "STARTTLS": ("MAIL",)}
+"""For each verb, the commands whose later success makes its rejection irrelevant."""
+
 
 @attrs.frozen(kw_only=True)
 class Wanted:
@@ -262,13 +268,6 @@ class _SmtpSession:
         missing = [name for name in expected if name not in offered]
         reason = f"; the server offers no {' and no '.join(missing)}" if missing else ""
         return f"the client sent {last.verb}, but no MAIL{reason}"
-
-
-_CLIENT_HELLO: Final = r"\x16\x03"
-"""The beginning of a TLS handshake, as a transcript shows it."""
-
-_SAME_PURPOSE: Final[Mapping[str, tuple[str, ...]]] = {"AUTH": ("AUTH",), "EHLO": ("HELO",), "STARTTLS": ("MAIL",)}
-"""For each verb, the commands whose later success makes its rejection irrelevant."""
 
 
 def _describe(exchange: _Exchange) -> str:

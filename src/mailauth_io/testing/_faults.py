@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 Direction: TypeAlias = Literal["downstream", "upstream"]
-Protocol: TypeAlias = Literal["SMTP", "POP3"]
+ProtocolName: TypeAlias = Literal["SMTP", "POP3"]
 
 DOWNSTREAM: Final = "downstream"
 DIRECTIONS: Final = ("downstream", "upstream")
@@ -50,7 +50,7 @@ class Fault:
 
     description: str
     direction: Direction
-    protocol: Protocol | None
+    protocol: ProtocolName | None
     connections_left: int | None
     """How many more connections get this fault; None: all."""
     build: Callable[[Fault, asyncio.AbstractEventLoop, Emit], Stage]

@@ -22,7 +22,7 @@ from ._faults import (
     Emit,
     Fault,
     Latency,
-    Protocol,
+    ProtocolName,
     Signal,
     Slicer,
     Stage,
@@ -210,7 +210,7 @@ class Network:
         self,
         call: str,
         direction: Direction,
-        protocol: Protocol | None,
+        protocol: ProtocolName | None,
         connections: int | None,
         build: Callable[[Fault, asyncio.AbstractEventLoop, Emit], Stage],
     ) -> None:
@@ -234,7 +234,7 @@ class Network:
         with self._lock:
             self._faults = (*self._faults, fault)
 
-    def _start_connection(self, protocol: Protocol | None) -> list[Fault]:
+    def _start_connection(self, protocol: ProtocolName | None) -> list[Fault]:
         """Return the faults of a new connection.  Called by the listener, in the order in which it accepts them."""
         found: list[Fault] = []
         with self._lock:
@@ -278,7 +278,7 @@ class Listener(on_asyncio.Listener):
         check_function("on_connect", on_connect)
         check_function("on_tls_failure", on_tls_failure)
         self._network = network
-        self._protocol: Protocol | None = protocol
+        self._protocol: ProtocolName | None = protocol
         self._on_connect = on_connect
         self._on_tls_failure = on_tls_failure
         self._links: dict[Link, None] = {}

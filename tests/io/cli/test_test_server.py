@@ -210,7 +210,7 @@ def test_end_of_standard_input_ends_it_only_with_the_option(tmp_path: Path) -> N
         server.send()
 
 
-def test_test_runner_that_dies_takes_it_down(tmp_path: Path) -> None:
+def test_server_exits_when_the_test_runner_dies(tmp_path: Path) -> None:
     """The runner is killed, so it cannot end the server; its end of the pipe is closed all the same."""
     program = (
         "import subprocess, sys, time\n"
@@ -271,7 +271,7 @@ def test_ports_and_address_are_those_of_the_options(tmp_path: Path) -> None:
         (("extra",), "extra"),
     ],
 )
-def test_invalid_option_is_one_sentence(
+def test_invalid_option_is_reported_in_one_sentence(
     arguments: tuple[str, ...], says: str, capfd: pytest.CaptureFixture[str], restored_process: object
 ) -> None:
     said = config_error(capfd, "test-server", "--until-eof", *arguments)  # so that it ends if it starts after all
@@ -280,7 +280,7 @@ def test_invalid_option_is_one_sentence(
 
 
 @pytest.mark.parametrize("package", ["anyio", "trustme"])
-def test_missing_package_is_one_sentence(package: str) -> None:
+def test_missing_package_is_reported_in_one_sentence(package: str) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None\n"
         "from mailauth_io.__main__ import main\nsys.exit(main(['test-server']))"

@@ -61,7 +61,7 @@ def test_expired_token(mail_server: MailServer) -> None:
     wait(mail_server)
 
 
-def test_ca_that_is_not_trusted(mail_server: MailServer) -> None:
+def test_untrusted_ca(mail_server: MailServer) -> None:
     send(mail_server, context=ssl.create_default_context())
     wait(mail_server)
 
@@ -181,7 +181,7 @@ def test_refused_greeting(mail_server: MailServer) -> None:
     wait(mail_server)
 
 
-def test_fault_of_the_network(mail_server: MailServer) -> None:
+def test_network_fault(mail_server: MailServer) -> None:
     mail_server.network.reset_peer()
     send(mail_server)
     wait(mail_server)
@@ -226,7 +226,7 @@ def test_unused_rule(mail_server: MailServer) -> None:
     send(mail_server)
 
 
-def test_unused_fault(mail_server: MailServer) -> None:
+def test_unused_network_fault(mail_server: MailServer) -> None:
     mail_server.network.limit_data(1_000_000)
     send(mail_server)
 

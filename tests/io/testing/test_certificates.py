@@ -249,7 +249,7 @@ def test_unknown_kind_is_refused_with_the_known_ones(kind: object, context: Sele
 # The set of the process
 
 
-def test_set_is_created_once_in_a_process_whatever_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_set_is_created_once_in_a_process_by_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second thread asks while the first creates the set."""
     shared = _SetOfProcess()
     found: list[CertificateSet] = []

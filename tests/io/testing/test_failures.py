@@ -24,7 +24,7 @@ wrong_password
 expired_token
     no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH XOAUTH2: the token
     is unknown or has expired
-ca_that_is_not_trusted
+untrusted_ca
     no message: the TLS handshake failed: the client does not trust the CA of the server; use
     mail_server.ca_file or mail_server.ssl_context (unknown ca)
 expired_certificate
@@ -72,9 +72,9 @@ stall
     no message: a rule replied STALL to MAIL FROM:<alice@example.test>
 refused_greeting
     no message: a rule replied '554 simulated by the test' to the connection
-fault_of_the_network
+network_fault
     no message: the client closed the connection without sending EHLO; network faults: reset_peer()
-unused_fault
+unused_network_fault
     network.limit_data(1000000) has affected no connection
 second_message_fails
     no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
@@ -171,7 +171,7 @@ def test_error_of_a_marker_is_one_line(failures: dict[str, str], name: str) -> N
     assert len(failures[name].splitlines()) == 1
 
 
-def test_nothing_that_a_terminal_would_obey_is_printed(failures: dict[str, str]) -> None:
+def test_control_sequences_are_escaped(failures: dict[str, str]) -> None:
     assert "\x1b" not in "".join(failures.values())
     assert r"\x1b[31m" in failures["control_characters"]
 

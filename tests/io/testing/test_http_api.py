@@ -208,7 +208,7 @@ def test_list_is_cut_by_start_and_limit(client: Client) -> None:
     assert client.error("/api/v1/messages?before=soon")[0] == 400
 
 
-def test_id_belongs_to_one_message_whatever_else_is_deleted_or_equal(client: Client) -> None:
+def test_id_belongs_to_one_message_even_if_others_are_equal_or_deleted(client: Client) -> None:
     same = mail()
     for _ in range(3):
         client.server.add(same)
@@ -318,7 +318,7 @@ def test_views(client: Client) -> None:
         assert client.error(missing)[0] == 404
 
 
-def test_text_of_a_message_with_html_alone(client: Client) -> None:
+def test_text_of_a_message_with_only_html(client: Client) -> None:
     made = mail()
     made.set_content("<style>p {}</style><p>One &amp;\n two<br>three</p><ul><li>four</ul>", subtype="html")
     client.server.add(made)

@@ -316,7 +316,7 @@ def test_replacement_of_a_refused_login_is_not_sent_to_a_later_command() -> None
     assert session.lines[-1] == b"250 2.0.0 ok"
 
 
-def test_lines_of_content_are_no_commands() -> None:
+def test_lines_of_content_are_not_commands() -> None:
     session = Driver(smtp_machine(Rule(smtp.Noop).reply(DROP), Rule(smtp.Quit).reply(DROP)))
     session.receive(
         b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n", b"NOOP\r\nQUIT\r\n.\r\n",
@@ -352,7 +352,7 @@ def test_rejected_content_is_not_a_message() -> None:
 
 
 @pytest.mark.parametrize("content", [b"552 no\r\n", b"\0\0\0", b"HTTP/1.1 400\r\n\r\n"])
-def test_bytes_that_are_no_positive_reply_reject_the_content(content: bytes) -> None:
+def test_bytes_that_are_not_a_positive_reply_reject_the_content(content: bytes) -> None:
     journal = Journal(Rule(smtp.MessageComplete).reply(content))
     session = Driver(smtp_machine(journal=journal))
     session.receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n", b"x\r\n.\r\n")

@@ -70,7 +70,7 @@ def test_answers_are_repeated_as_a_whole(codes: list[int], times: int, calls: in
     assert (rule.problem is None) == (calls >= len(expected))
 
 
-def test_rule_for_ever() -> None:
+def test_rule_without_end() -> None:
     rule = Rule(smtp.Noop).reply(451, PASS).always()
     assert rule.problem == "on(smtp.Noop).reply(451, PASS).always() was never used: no session reached NOOP"
     assert [find_answer([rule], at(smtp.Noop())) for _ in range(4)] == [451, PASS, 451, PASS]

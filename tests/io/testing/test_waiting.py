@@ -125,7 +125,7 @@ def test_wait_asks_the_server(mail_server: MailServer) -> None:
     assert [message.subject for message in found] == ["tea"]
 
 
-def test_each_of_several_waits_gets_another_message(mail_server: MailServer) -> None:
+def test_concurrent_waits_get_different_messages(mail_server: MailServer) -> None:
     found: list[Message] = []
     waiting = [
         threading.Thread(target=lambda: found.append(mail_server.wait_for_message(timeout=30))) for _ in range(4)
