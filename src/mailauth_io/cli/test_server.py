@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         with contextlib.ExitStack() as stack:
             server = _start(testing, options, stack)
             api = _start_http(server, options, stack)
-            print(json.dumps(_description(server, api, options.host)), flush=True)
+            print(json.dumps(_description(server, api)), flush=True)
             _wait(stopped, until_eof=options.until_eof)
     return 0
 
@@ -86,12 +86,12 @@ def _users(given: list[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _description(server: MailServer, api: HttpApi, host: str) -> dict[str, Any]:
-    """Return what a test must know of the server."""
+def _description(server: MailServer, api: HttpApi) -> dict[str, Any]:
+    """Return what a test needs to know about the server."""
     with open(server.ca_file, encoding="ascii") as file:
         authority = file.read()
     return {
-        "host": "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host,
+        "host": server.host,
         "smtp_port": server.smtp_port,
         "smtps_port": server.smtps_port,
         "pop3_port": server.pop3_port,

@@ -48,6 +48,7 @@ from .transcript import TLS_FAILED, ConnectionTranscript, Transcript
 T = TypeVar("T")
 
 _ADDRESS: Final = "127.0.0.1"
+_ADDRESSES_OF_LOCALHOST: Final = (_ADDRESS, "0.0.0.0", "::")
 _LIMITS: Final = Limits(connections=10_000, connections_per_address=10_000)
 _START_TIMEOUT: Final = 30.0
 
@@ -204,9 +205,6 @@ class MailServer:
             assert message.subject == "Welcome"
     """
 
-    host: Final = "localhost"
-    """The name of the host, for which the certificate is valid, as it is for 127.0.0.1."""
-
     def __init__(self, *, address: str = _ADDRESS, ports: Mapping[str, int] | None = None) -> None:
         """Listen on the IP address *address*, and on *ports*, by the names ``smtp``, ``smtps``, ``pop3`` and ``pop3s``.
 
@@ -297,7 +295,7 @@ class MailServer:
             with contextlib.suppress(RuntimeError):  # the loop is closed, because start() has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
             thread.join()
-            self._directory.cleanup()
+        self._directory.cleanup()
 
     def reset(self, options: Options | None = None) -> None:
         """Close all connections, and begin a new test with *options*.
@@ -352,6 +350,11 @@ class MailServer:
             test.open_connections.pop(connection.peer, None)
 
     # Addresses and accounts
+
+    @property
+    def host(self) -> str:
+        """The host to connect to: ``"localhost"``, for which the certificate is valid, or another *address*."""
+        return "localhost" if self._address in _ADDRESSES_OF_LOCALHOST else self._address
 
     @property
     def smtp_port(self) -> int:

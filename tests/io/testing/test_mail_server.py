@@ -461,17 +461,35 @@ def test_deleted_messages_are_gone_and_others_stay(server: MailServer) -> None:
 
 
 def test_address_and_ports_are_chosen() -> None:
-    """Nobody else uses the address, so ports that another server has on 127.0.0.1 are free there."""
+    """No other program uses the address, so ports that another server has on 127.0.0.1 are free there."""
     with run_mail_server() as other:
         ports = {"smtp": other.smtp_port, "pop3s": other.pop3s_port}
         server = MailServer(address="127.5.4.3", ports=ports)
         server.start()
         try:
             assert (server.smtp_port, server.pop3s_port) == (other.smtp_port, other.pop3s_port)
-            with smtplib.SMTP("127.5.4.3", other.smtp_port, timeout=30) as client:
+            with smtplib.SMTP(server.host, other.smtp_port, local_hostname="c.test", timeout=30) as client:
                 assert client.noop()[0] == 250
+            assert [connection.commands for connection in server.transcript] == [("noop", "QUIT")]
         finally:
             server.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("0.0.0.0", "localhost"),
+        ("::", "localhost"),
+        ("::1", "::1"),
+        ("192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_host_reaches_the_address(address: str, host: str) -> None:
+    server = MailServer(address=address)
+    assert server.host == host
+    server.close()
+    assert not Path(server.ca_file).exists()
 
 
 def test_port_in_use_is_an_error_after_which_the_server_can_be_closed() -> None:
