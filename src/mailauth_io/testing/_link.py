@@ -2,7 +2,7 @@
 
 ``Link`` is a transport for the stream, and the protocol of the socket's own transport.  Deadlines, backpressure and
 cancellation are those of the stream.  The link behaves as the network and the buffers of the sockets do: it accepts
-data up to a limit, and what it has accepted arrives even if the server has closed the connection meanwhile.
+data up to a limit, and what it has accepted arrives even if the server closes the connection.
 """
 
 from __future__ import annotations

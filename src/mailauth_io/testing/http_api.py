@@ -1,7 +1,7 @@
 """An HTTP server with the part of Mailpit's HTTP API that test helpers of other languages use.
 
-It is that of ``mailauth test-server``, and not a part of the public API.
-``HttpApi`` is the server.  ``Api`` has the resources, and knows nothing of sockets.
+``mailauth test-server`` runs it.  It is not part of the public API.  ``HttpApi`` is the server.  ``Api`` has the
+resources, and uses no sockets.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Rule:
                 raise ValueError(f"{error}; pass bytes to send a reply that no server should send") from None
 
     def always(self) -> Self:
-        """Give the answers again and again, without end.  The rule must be used at least once."""
+        """Repeat the answers without end.  The rule must be used at least once."""
         self._set_repeat(None)
         return self
 

@@ -211,7 +211,7 @@ def test_end_of_standard_input_ends_it_only_with_the_option(tmp_path: Path) -> N
 
 
 def test_server_exits_when_the_test_runner_dies(tmp_path: Path) -> None:
-    """The runner is killed, so it cannot end the server; its end of the pipe is closed all the same."""
+    """The runner is killed, so it cannot end the server, but the system closes its end of the pipe."""
     program = (
         "import subprocess, sys, time\n"
         "server = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
@@ -243,7 +243,7 @@ def test_ports_and_address_are_those_of_the_options(tmp_path: Path) -> None:
         assert process.stderr == (
             f"mailauth test-server: cannot listen on 127.0.0.1 port {ports['http']}: Address already in use\n"
         )
-        address = "127.3.2.1"  # nobody else uses it, so that the ports of the other server are free there
+        address = "127.3.2.1"  # no other program uses it, so the ports of the other server are free there
         options = [word for name in names for word in (f"--{name}-port", ports[name])]
         (tmp_path / "second").mkdir()
         with started(tmp_path / "second", "--host", address, *options) as server:

@@ -240,7 +240,7 @@ def test_submission_without_starttls(
 def test_reply_before_tls(
     mail_server: MailServer, configure: Callable[..., ClientConfig], client: str, discards: bool
 ) -> None:
-    """A client must discard it, or end the session (RFC 3207 section 6)."""
+    """A client must discard it, or end the session (RFC 3207 section 4.2)."""
     with contextlib.nullcontext() if discards else pytest.raises(FAILED):
         SUBMITTERS[client].submit(configure("smtp", "upgrade", "PLAIN"), MESSAGE)
     assert len(mail_server.messages) == discards

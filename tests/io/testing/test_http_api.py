@@ -41,7 +41,7 @@ ENVELOPE = Envelope(
 
 @attrs.define
 class FakeRule:
-    """Answers as a rule of the mail server does."""
+    """Gives its answers as a rule of the mail server does."""
 
     step: type
     where: Callable[[Any], bool]

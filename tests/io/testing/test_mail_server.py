@@ -183,7 +183,7 @@ def test_token_and_its_expiry(server: MailServer, mechanism: str) -> None:
 )
 @pytest.mark.parametrize("legacy", [False, True])
 def test_secret_in_clear(server: MailServer, command: bytes, secret: str | None, legacy: bool) -> None:
-    """A refused login has sent its password nevertheless."""
+    """A password is reported even if the login was refused."""
     server.reset(Options(legacy=legacy))
     with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
         client.ehlo()
@@ -446,7 +446,7 @@ def test_clock_cannot_go_back(server: MailServer) -> None:
         server.clock.advance(-1)
 
 
-def test_deleted_messages_are_gone_and_others_stay(server: MailServer) -> None:
+def test_delete_removes_only_the_given_messages(server: MailServer) -> None:
     for _ in range(3):
         submit(server, "bob@example.test")
     first, second, third = server.messages

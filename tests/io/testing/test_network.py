@@ -332,7 +332,7 @@ def test_reset_peer_during_a_handshake_is_seen_by_ssl() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 6, 7, 9])
 def test_limit_data_downstream_closes_after_exactly_that_many_bytes(size: int) -> None:
-    """The client sees the end of the stream and no reset, whatever it sends meanwhile."""
+    """The client sees the end of the stream and no reset, even if it sends more data."""
     with fault_server() as server:
         server.network.limit_data(size)
         with connect(server) as client:
@@ -718,7 +718,7 @@ def test_nothing_is_left_when_a_connection_ends(fault: Callable[[Network], None]
 
 
 def test_aborted_connections_are_closed_at_once() -> None:
-    """Data on its way does not arrive, also if the session has already ended."""
+    """Data on its way does not arrive, even if the session has already ended."""
     with fault_server(standing=True) as server:
         server.network.latency(5)
         with connect(server) as ended, connect(server) as running:

@@ -25,7 +25,7 @@ def connected(port: int) -> Iterator[socket.socket]:
         yield client
 
 
-# The server has read what a client has sent before the test asks; the client has waited for nothing.
+# The server has handled what a client has sent before the test sees it, even if the client awaits no reply.
 
 
 def test_messages(mail_server: MailServer) -> None:
@@ -91,7 +91,7 @@ def test_everything_can_be_read_after_the_end() -> None:
     assert server.secrets_in_clear == ()
 
 
-# Functions of the test may ask the server, in its thread too.
+# Functions of the test may call the server, even in the thread of the server.
 
 
 def test_rule_asks_the_server(mail_server: MailServer) -> None:
