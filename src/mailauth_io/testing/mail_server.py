@@ -200,8 +200,8 @@ class MailServer:
     For example:
 
         def test_welcome_mail(mail_server):
-            register("carol@far.test", smtp_host=mail_server.host, smtp_port=mail_server.smtp_port)
-            message = mail_server.wait_for_message(to="carol@far.test")
+            register("alice@example.test", smtp_host=mail_server.host, smtp_port=mail_server.smtp_port)
+            message = mail_server.wait_for_message(to="alice@example.test")
             assert message.subject == "Welcome"
     """
 
