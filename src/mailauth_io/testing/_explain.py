@@ -260,9 +260,19 @@ class _SmtpSession:
         return "the message is not complete: the end of the content has not arrived"
 
     def _no_mail(self) -> str:
+        """Return what the client did last, before the MAIL that it did not send."""
         last = next(exchange for exchange in reversed(self.exchanges) if exchange.verb in ("EHLO", "HELO", "STARTTLS"))
         if last.verb == "STARTTLS":
+            if self.connection.tls is not None:
+                return "the client completed the TLS handshake, but sent no EHLO after it"
             return "the client sent STARTTLS, but did not complete the TLS handshake"
+        logins = [
+            exchange for exchange in self.exchanges if exchange.verb == "AUTH" and exchange.reply[:1] in ("2", "3")
+        ]
+        if logins and logins[-1].reply.startswith("3"):
+            return f"the client began a login by {logins[-1].mechanism}, but did not complete it"
+        if logins:
+            return f"the client logged in by {logins[-1].mechanism}, but sent no MAIL"
         offered = {reply[4:].split(" ")[0].upper() for reply in last.replies[1:]}
         expected = ("AUTH",) if last.tls else ("STARTTLS", "AUTH")
         missing = [name for name in expected if name not in offered]

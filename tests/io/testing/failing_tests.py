@@ -142,6 +142,26 @@ def test_unknown_recipient(mail_server: MailServer) -> None:
     wait(mail_server, to="nobody@example.test")
 
 
+def test_starttls_and_no_ehlo(mail_server: MailServer) -> None:
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.starttls(context=mail_server.ssl_context)
+    wait(mail_server)
+
+
+def test_login_is_not_complete(mail_server: MailServer) -> None:
+    client = smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30)
+    client.ehlo()
+    client.docmd("AUTH CRAM-MD5")
+    client.close()
+    wait(mail_server)
+
+
+def test_login_and_no_mail(mail_server: MailServer) -> None:
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.login("alice", mail_server.password("alice"))
+    wait(mail_server)
+
+
 @pytest.mark.mail_server(legacy=False)
 def test_no_login_without_tls(mail_server: MailServer) -> None:
     send(mail_server, tls=False)

@@ -58,6 +58,12 @@ relaying_without_login
     TO:<carol@far.test>
 unknown_recipient
     no message: the server replied '550 5.1.1 no such mailbox here' to RCPT TO:<nobody@example.test>
+starttls_and_no_ehlo
+    no message: the client completed the TLS handshake, but sent no EHLO after it
+login_is_not_complete
+    no message: the client began a login by CRAM-MD5, but did not complete it
+login_and_no_mail
+    no message: the client logged in by CRAM-MD5, but sent no MAIL
 no_login_without_tls
     no message: the client sent EHLO, but no MAIL; the server offers no AUTH
 message_too_large
