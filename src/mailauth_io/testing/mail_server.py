@@ -226,7 +226,7 @@ class MailServer:
         self.ca_file = str(self._certificates.ca_file(Path(self._directory.name)))
         """The path of the CA certificate in PEM; the file is removed when the server is closed."""
         self.network = Network()
-        """The faults of the network: latency, bandwidth, slicer, reset_peer and limit_data."""
+        """The network faults: latency, bandwidth, slicer, reset_peer and limit_data."""
         self._listeners: dict[str, Listener] = {}
         self._test: _Test
         self._loop: asyncio.AbstractEventLoop
