@@ -101,7 +101,7 @@ def _options(test: pytest.Item) -> Options:
     names = list(OptionArguments.__annotations__)
     options: dict[str, Any] = {}
     problem = ""
-    for marker in reversed(list(test.iter_markers("mail_server"))):
+    for marker in (marker for node in test.listchain() for marker in node.own_markers if marker.name == "mail_server"):
         options |= marker.kwargs
         if marker.args:
             problem = f"options need a name, such as certificate='expired', not {marker.args[0]!r}"

@@ -115,6 +115,24 @@ class TestMarkers:
         assert mail_server.users == ("carol",)
 
 
+class TestMarkersOfSubclass(TestMarkers):
+    pytestmark = pytest.mark.mail_server(domain="example.net")
+
+    def test_class_has_options(self, mail_server: MailServer) -> None:
+        assert mail_server.options == Options(users=["carol"], domain="example.net")
+
+
+@pytest.mark.mail_server(users=["dave"])
+@pytest.mark.mail_server(users=["carol"], domain="far.test")
+@pytest.mark.parametrize(
+    "user", ["dave", pytest.param("erin", marks=pytest.mark.mail_server(users=["erin"], domain="example.org"))]
+)
+def test_parameter_replaces_options_of_function_and_upper_decorator_those_of_lower(
+    mail_server: MailServer, user: str
+) -> None:
+    assert mail_server.options == Options(users=[user], domain={"dave": "far.test", "erin": "example.org"}[user])
+
+
 def test_options_of_another_test_are_gone(mail_server: MailServer) -> None:
     assert mail_server.options == Options()
 
