@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import attrs
+import django
 import pytest
 
 from mailauth import pop3, smtp
@@ -35,7 +36,8 @@ PROGRAM = with_text("print(error)")
 ASYNC = with_text("async def ")
 UNITTEST = with_text("import unittest")
 DJANGO = with_text("import override_settings")
-SUITE = "\n\n".join(block for block in BLOCKS if block not in (PROGRAM, ASYNC, UNITTEST, DJANGO))
+MAILERS = with_text("MAILERS=")
+SUITE = "\n\n".join(block for block in BLOCKS if block not in (PROGRAM, ASYNC, UNITTEST, DJANGO, MAILERS))
 """The tests that the page calls one file."""
 
 
@@ -140,14 +142,17 @@ def test_unittest_example_passes(tmp_path: Path) -> None:
 def test_django_example_passes(tmp_path: Path) -> None:
     (tmp_path / "page_settings.py").write_text("SECRET_KEY = 'unused'\n", encoding="utf-8")
     (tmp_path / "conftest.py").write_text("import django\n\ndjango.setup()\n", encoding="utf-8")  # as pytest-django
-    assert passed(run_tests(DJANGO, tmp_path, DJANGO_SETTINGS_MODULE="page_settings")) == 1
+    # The later definition of the fixture is used.  Each Django runs the fixture that it does not warn about.
+    text = f"{DJANGO}\n\n{MAILERS}" if django.VERSION >= (6, 1) else DJANGO
+    assert passed(run_tests(text, tmp_path, DJANGO_SETTINGS_MODULE="page_settings")) == 1
 
 
 def test_program_prints_what_the_page_shows() -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
     )
-    assert (run.stdout, run.stderr) == (OUTPUT, "")
+    assert run.stderr == ""
+    assert run.stdout.lower() == OUTPUT.lower(), run.stdout  # smtplib of some versions sends "from:" and "to:"
 
 
 # Tables
@@ -171,8 +176,8 @@ def test_options_and_their_defaults_are_those_of_the_class() -> None:
     defaults = {row[0].strip("`"): row[2].strip("`") for row in rows}
     for field in attrs.fields(testing.Options):
         if field.default is not None:
-            shown = defaults[field.name]
-            assert eval(shown, {}) == field.default
+            options: dict[str, Any] = {field.name: eval(defaults[field.name], {})}
+            assert testing.Options(**options) == testing.Options()
     assert defaults["mechanisms"] == "all"
     assert defaults["max_message_size"] == f"{Config().max_message_size // 2**20} MiB"
 

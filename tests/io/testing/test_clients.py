@@ -20,7 +20,7 @@ import aiosmtplib
 import attrs
 import django.conf
 import pytest
-from django.core.mail import send_mail
+from django.core.mail import EmailMessage as DjangoMessage
 from django.core.mail.backends.smtp import EmailBackend
 
 from mailauth import pop3, smtp
@@ -91,7 +91,10 @@ def aiosmtplib_submit(config: ClientConfig, message: bytes) -> None:
 
 
 def django_submit(config: ClientConfig, message: bytes) -> None:
-    """smtplib takes a login that the server offers.  SSL_CERT_FILE names the trusted CA."""
+    """smtplib takes a login that the server offers.  SSL_CERT_FILE names the trusted CA.
+
+    Without send_mail(), since Django 6.1 deprecates its argument *connection*, and Django 5.2 has no other way.
+    """
     opened: list[smtplib.SMTP] = []
 
     class Backend(EmailBackend):  # type: ignore[misc]  # Django has no types
@@ -104,6 +107,7 @@ def django_submit(config: ClientConfig, message: bytes) -> None:
             return connect
 
     backend = Backend(
+        alias="test",  # Django 6.1 needs it; Django 5.2 ignores it
         host="localhost",
         port=config.port,
         username=config.name if config.login else "",
@@ -113,7 +117,7 @@ def django_submit(config: ClientConfig, message: bytes) -> None:
         timeout=30,
     )
     try:
-        send_mail("tea", "At six.", SENDER, [FRIEND], connection=backend)
+        backend.send_messages([DjangoMessage("tea", "At six.", SENDER, [FRIEND])])
     finally:
         for connection in opened:  # after an error, Django leaves it open
             connection.close()
