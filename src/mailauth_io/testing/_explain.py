@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from .._checks import check_function, check_type, type_name
 from .message import Message
 from .transcript import CLIENT_CLOSED, NOTE, RULE, SERVER, TLS_FAILED, ConnectionTranscript, Transcript
 
@@ -46,6 +47,20 @@ class Wanted:
     sender: str | None = None
     subject: str | re.Pattern[str] | None = None
     where: Callable[[Message], bool] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        """Raise TypeError for what no message can match."""
+        use = "one address, such as 'bob@far.test'"
+        check_type("to", self.to, str, use=use, optional=True)
+        check_type("sender", self.sender, str, use=use, optional=True)
+        subject: object = self.subject
+        text = subject.pattern if isinstance(subject, re.Pattern) else subject
+        if not (text is None or isinstance(text, str)):
+            raise TypeError(
+                f"subject must be a str or a pattern of str, not {type_name(subject)}; use re.compile('...')"
+            )
+        if self.where is not None:
+            check_function("where", self.where)
 
     def differences(self, message: Message) -> list[str]:
         """Return the differences between *message* and the wanted one, without calling ``where``."""
@@ -190,7 +205,10 @@ class _Exchange:
         verb, _, argument = self.command.partition(" ")
         if verb.upper() == "AUTH":
             return f"AUTH {self.mechanism}{_login(self.mechanism, [*argument.split()[1:], *self.responses])}"
-        return f"{verb.upper()} {argument}" if verb.upper() in ("MAIL", "RCPT") else verb.upper()
+        if verb.upper() in ("MAIL", "RCPT"):
+            keyword, colon, path = argument.partition(":")  # "from:" and "to:" in some versions of smtplib
+            return f"{verb} {keyword}".upper() + colon + path
+        return verb.upper()
 
     @property
     def mechanism(self) -> str:
