@@ -21,8 +21,8 @@ _MARKER: Final = (
 )
 _SERVER: Final[pytest.StashKey[MailServer]] = pytest.StashKey()
 """The server of a test, from the set-up of the fixture to its end."""
-_FAILED: Final = pytest.StashKey[bool]()
-"""Whether a test has failed, or was skipped: then the fixture does not call ``check()``."""
+_PASSED: Final = pytest.StashKey[bool]()
+"""Whether the test has run and not failed; absent before that, and if it was interrupted."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,11 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add the transcript to the report of a test that has failed, and remember the failure for the fixture."""
+    """Add the transcript to the report of a test that has failed, and tell the fixture whether it has passed."""
     report = yield
     server = item.stash.get(_SERVER, None)
-    if server is not None and not report.passed:
-        item.stash[_FAILED] = True
+    if server is not None:
+        if report.when == "call":
+            item.stash[_PASSED] = report.passed and item.stash.get(_PASSED, True)  # a subtest has a report of its own
         if report.failed and "Transcript:" not in report.longreprtext:
             report.sections.append(("Transcript of the mail server", str(server.transcript)))
     return report
@@ -67,10 +68,11 @@ def mail_server(request: pytest.FixtureRequest, mail_server_of_worker: MailServe
     test: pytest.Item = request.node
     server.reset(_options(test))
     test.stash[_SERVER] = server
-    test.stash[_FAILED] = False
+    if _PASSED in test.stash:  # the test is run again, as pytest-rerunfailures does
+        del test.stash[_PASSED]
     yield server
     problem = None
-    if not test.stash[_FAILED]:
+    if test.stash.get(_PASSED, False):
         try:
             server.check()
         except AssertionError as error:

@@ -6,6 +6,7 @@ import asyncio
 import binascii
 import contextlib
 import functools
+import os
 import re
 import ssl
 import tempfile
@@ -27,7 +28,7 @@ from mailauth import ACCEPT, ServerMachine, Tls, pop3, smtp
 from mailauth.grants import Lookup
 from mailauth.policy import Decision, Reason, RelayPolicy
 
-from .._checks import check_address_text, check_choice, check_number, check_port
+from .._checks import check_address_text, check_choice, check_number, check_port, check_type
 from ..adapters import AsyncServerConnection, Limits, Peer
 from ..adapters.tls.layer import POP3, SMTP
 from ..server.config import PORTS, Stores
@@ -232,6 +233,7 @@ class MailServer:
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._thread: threading.Thread | None = None
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<MailServer with {', '.join(f'{name}_port={each.port}' for name, each in self._listeners.items())}>"
@@ -240,6 +242,7 @@ class MailServer:
 
     def start(self, options: Options | None = None) -> None:
         """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``."""
+        self._process = os.getpid()
         started: Future[None] = Future()
         serving = functools.partial(asyncio.run, self._serve(options or Options(), started))
         self._thread = threading.Thread(target=serving, name="mailauth test server", daemon=True)
@@ -289,8 +292,13 @@ class MailServer:
             yield listener
 
     def close(self) -> None:
-        """Stop the server: close all connections, and end the thread.  A second call does nothing."""
+        """Stop the server: close all connections, and end the thread.
+
+        A second call does nothing, nor does a call in a process that was forked from that of the server.
+        """
         thread, self._thread = self._thread, None
+        if self._process != os.getpid():
+            return
         if thread is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, because start() has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
@@ -317,7 +325,21 @@ class MailServer:
             listener.abort_connections()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._check_process()
+            if self._thread is None:
+                raise RuntimeError("the server is not running: it was closed, or start() was not called")
+        except RuntimeError:
+            coroutine.close()
+            raise
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise RuntimeError(
+                "the server runs in the parent process: a forked child can connect to its ports, but only the parent"
+                " can ask it for messages or change it"
+            )
 
     def _settled(self) -> _Test:
         """Return the test, after the server has handled what clients have sent, even if they await no reply."""
@@ -356,25 +378,30 @@ class MailServer:
         """The host to connect to: ``"localhost"``, for which the certificate is valid, or another *address*."""
         return "localhost" if self._address in _ADDRESSES_OF_LOCALHOST else self._address
 
+    def _port(self, service: str) -> int:
+        if service not in self._listeners:
+            raise RuntimeError("the server has no ports yet; call start()")
+        return self._listeners[service].port
+
     @property
     def smtp_port(self) -> int:
         """The port of SMTP with STARTTLS."""
-        return self._listeners["smtp"].port
+        return self._port("smtp")
 
     @property
     def smtps_port(self) -> int:
         """The port of SMTP with implicit TLS."""
-        return self._listeners["smtps"].port
+        return self._port("smtps")
 
     @property
     def pop3_port(self) -> int:
         """The port of POP3 with STLS."""
-        return self._listeners["pop3"].port
+        return self._port("pop3")
 
     @property
     def pop3s_port(self) -> int:
         """The port of POP3 with implicit TLS."""
-        return self._listeners["pop3s"].port
+        return self._port("pop3s")
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -503,6 +530,7 @@ class MailServer:
         """
         self._check_user(user)
         data = message.as_bytes(policy=SMTP_POLICY) if isinstance(message, EmailMessage) else message
+        check_type("message", data, bytes, use="EmailMessage, or .encode() for a str")
         self._test.maildrops.add(user, data)
 
     def maildrop(self, user: str) -> tuple[StoredMessage, ...]:
@@ -525,6 +553,7 @@ class MailServer:
         or a pattern that is searched for in it.  *where* is called with the message.  *timeout* is in seconds.
 
         Raises AssertionError if none arrives in time, with the probable cause, the closest messages and the transcript.
+        Raises TypeError or ValueError for a wrong argument.
 
             link = mail_server.wait_for_message(to="carol@far.test", subject="Reset your password").links[0]
         """
@@ -563,6 +592,7 @@ class MailServer:
     def _wait(self, wanted: Wanted, timeout: float, cancelled: threading.Event) -> Message | str:
         """Return the message, or the text that explains why none has arrived."""
         check_number("timeout", timeout, zero=True)
+        self._check_process()
         test = self._test
         deadline = time.monotonic() + timeout
         while not cancelled.is_set():

@@ -157,6 +157,9 @@ class Transcript:
     def __len__(self) -> int:
         return len(self._connections)
 
+    def __repr__(self) -> str:
+        return f"<Transcript of {len(self)} connections; print() shows it>"
+
     def __str__(self) -> str:
         connections = self.connections
         left_out = len(connections) - SHOWN_CONNECTIONS

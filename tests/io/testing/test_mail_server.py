@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import poplib
+import re
+import signal
 import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -439,6 +442,82 @@ def test_option_arguments_are_those_of_options() -> None:
 def test_unknown_account(server: MailServer, call: str) -> None:
     with pytest.raises(ValueError, match="unknown account 'dinah'; use one of 'alice', 'bob'"):
         getattr(server, call)("dinah")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"to": ["bob@far.test"]}, "to must be a str or None, not list; use one address, such as 'bob@far.test'"),
+        ({"sender": b"bob@far.test"}, "sender must be a str or None, not bytes; use one address"),
+        ({"subject": b"tea"}, "subject must be a str or a pattern of str, not bytes"),
+        ({"subject": re.compile(b"tea")}, "subject must be a str or a pattern of str, not Pattern"),
+        ({"where": "tea"}, "where must be a function, not str"),
+    ],
+)
+def test_wait_for_what_no_message_can_match(server: MailServer, wanted: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(says)):
+        server.wait_for_message(**wanted)
+
+
+def test_deliver_takes_bytes_and_email_messages(server: MailServer) -> None:
+    message: Any = "Subject: tea\n\n"
+    with pytest.raises(TypeError, match="message must be bytes, not str; use EmailMessage, or"):
+        server.deliver("alice", message)
+
+
+def test_closed_server_keeps_what_has_happened() -> None:
+    with run_mail_server() as server:
+        submit(server, "alice@example.test", login=None)
+    assert [message.subject for message in server.messages] == ["tea"]
+    assert len(server.maildrop("alice")) == len(server.transcript) == 1
+    for ask in (server.reset, lambda: server.grants):
+        with pytest.raises(RuntimeError, match="the server is not running: it was closed"):
+            ask()
+
+
+def test_server_that_was_not_started_has_no_ports() -> None:
+    server = MailServer()
+    with pytest.raises(RuntimeError, match=re.escape("call start()")):
+        _ = server.smtp_port
+    with pytest.raises(RuntimeError, match=re.escape("start() was not called")):
+        server.reset()
+    server.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_forked_child_can_use_only_the_ports(server: MailServer) -> None:
+    """Without a check, a child waits for ever for the thread, which only the parent has."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(30)
+            submit(server)
+            said: list[str] = []
+            asks: list[Callable[[], object]] = [lambda: server.messages, server.reset, server.wait_for_message]
+            for ask in asks:
+                try:
+                    ask()
+                except RuntimeError as error:
+                    said.append(str(error))
+            server.close()
+            os.write(write, json.dumps(said).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        said = json.loads(pipe.read())
+    assert len(said) == 3
+    assert all(error.startswith("the server runs in the parent process") for error in said)
+    assert server.wait_for_message().subject == "tea"
+    assert Path(server.ca_file).exists()
+    submit(server)
+
+
+def test_transcript_says_how_to_read_it(server: MailServer) -> None:
+    submit(server)
+    assert repr(server.transcript) == "<Transcript of 1 connections; print() shows it>"
 
 
 def test_clock_cannot_go_back(server: MailServer) -> None:

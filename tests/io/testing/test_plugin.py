@@ -234,6 +234,25 @@ def test_workers_of_xdist_have_different_ports(tmp_path: Path) -> None:
 # The end of a test
 
 
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "pytest.exit('enough')"])
+def test_unused_rule_of_an_interrupted_test_is_not_reported(tmp_path: Path, end: str) -> None:
+    source = f"""
+        import pytest
+
+        from mailauth import smtp
+
+        def test_passes(mail_server):
+            pass
+
+        def test_interrupted(mail_server):
+            mail_server.on(smtp.Rcpt).reply(451)
+            {end}
+    """
+    output = run_pytest(tmp_path, source)
+    assert outcome(output) == "1 passed" or "_pytest.outcomes.Exit: enough" in output
+    assert "was never used" not in output
+
+
 def test_unused_rule_is_reported_once(tmp_path: Path) -> None:
     bodies = {
         "passes": "pass",
