@@ -124,19 +124,30 @@ def test_async_test_passes_with_each_plugin(plugin: str, number: int, tmp_path: 
     assert passed(run_tests(ASYNC.replace("pytest.mark.anyio", f"pytest.mark.{plugin}"), tmp_path, plugin)) == number
 
 
-def test_unittest_example_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_page.py").write_text(UNITTEST, encoding="utf-8")
-    run = subprocess.run(
+def run_unittest(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "test_page.py").write_text(text, encoding="utf-8")
+    return subprocess.run(
         [sys.executable, "-m", "unittest", "test_page"],
         env=environment(),
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
         check=False,
     )
+
+
+def test_unittest_example_passes(tmp_path: Path) -> None:
+    run = run_unittest(UNITTEST, tmp_path)
     assert run.returncode == 0, run.stderr
     assert "Ran 1 test in " in run.stderr
+
+
+def test_unittest_example_reports_an_unused_rule_of_each_test(tmp_path: Path) -> None:
+    rule = "        self.server.on(smtp.Rset).reply(451)\n"
+    tests = f"    def test_first(self):\n{rule}\n    def test_second(self):\n{rule}"
+    run = run_unittest(f"from mailauth import smtp\n{UNITTEST}\n{tests}", tmp_path)
+    assert re.findall(r"^FAIL: (\w+)", run.stderr, re.MULTILINE) == ["test_first", "test_second"], run.stderr
 
 
 def test_django_example_passes(tmp_path: Path) -> None:
