@@ -176,6 +176,18 @@ class _Test:
         return problems
 
 
+def _now() -> float:
+    """Return the time of a clock that goes on while a test has stopped ``time.monotonic()``, as freezegun does."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+class _EventLoop(asyncio.SelectorEventLoop):
+    """The event loop of the server, whatever the policy of the tests is."""
+
+    def time(self) -> float:
+        return _now()
+
+
 async def _pass_iterations() -> None:
     for _ in range(_ITERATIONS):
         await asyncio.sleep(0)
@@ -244,10 +256,14 @@ class MailServer:
         """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``."""
         self._process = os.getpid()
         started: Future[None] = Future()
-        serving = functools.partial(asyncio.run, self._serve(options or Options(), started))
+        serving = functools.partial(self._run, options or Options(), started)
         self._thread = threading.Thread(target=serving, name="mailauth test server", daemon=True)
         self._thread.start()
         started.result(_START_TIMEOUT)
+
+    def _run(self, options: Options, started: Future[None]) -> None:
+        with asyncio.Runner(loop_factory=_EventLoop) as runner:
+            runner.run(self._serve(options, started))
 
     async def _serve(self, options: Options, started: Future[None]) -> None:
         try:
@@ -594,7 +610,7 @@ class MailServer:
         check_number("timeout", timeout, zero=True)
         self._check_process()
         test = self._test
-        deadline = time.monotonic() + timeout
+        deadline = _now() + timeout
         while not cancelled.is_set():
             messages = tuple(test.messages)
             # Without the lock: the server waits for it, and the function "where" may wait for the server.
@@ -604,7 +620,7 @@ class MailServer:
                     if message not in test.returned:  # by another thread
                         test.returned.append(message)
                         return message
-                left = deadline - time.monotonic()
+                left = deadline - _now()
                 if left <= 0:
                     break
                 if len(test.messages) == len(messages) and not cancelled.is_set():

@@ -7,6 +7,7 @@ import poplib
 import smtplib
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -176,3 +177,31 @@ def test_only_the_last_connections_are_shown(mail_server: MailServer) -> None:
         shown = str(mail_server.transcript)
     assert shown.startswith("(The first 5 connections are not shown.)\nSMTP connection 6 from 127.0.0.1")
     assert shown.count("SMTP connection") == 20
+
+
+# freezegun stops time.monotonic() in all threads
+
+
+@pytest.mark.parametrize("now", [0.0, 1.6e9])
+def test_time_of_the_test_does_not_matter(mail_server: MailServer, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+    """That of a clock that stands still, in the past or in the future, neither stops the server nor a wait."""
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=10) as before:
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        mail_server.network.latency(0.01)
+        with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=10) as client:
+            client.sendmail("", mail_server.address("alice"), "Subject: tea\n\n")
+        assert mail_server.wait_for_message().subject == "tea"
+        assert before.noop()[0] == 250
+    waits: list[AssertionError] = []
+
+    def wait() -> None:
+        try:
+            mail_server.wait_for_message(timeout=0.01)
+        except AssertionError as error:
+            waits.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert len(waits) == 1
