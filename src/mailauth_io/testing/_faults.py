@@ -56,6 +56,8 @@ class Fault:
     build: Callable[[Fault, asyncio.AbstractEventLoop, Emit], Stage]
     affected: bool = False
     """Whether it has had an effect on a connection."""
+    passed: int | None = None
+    """If it cuts a connection after a number of bytes: the most that have passed on one without that."""
 
 
 class Stage(ABC):
@@ -203,6 +205,7 @@ class Cutoff(Stage):
     def __init__(self, size: int, signal: Signal, fault: Fault, loop: asyncio.AbstractEventLoop, emit: Emit) -> None:
         super().__init__(fault, loop, emit)
         self._left = size
+        self._size = size
         self._signal = signal
         self._done = False
 
@@ -222,6 +225,7 @@ class Cutoff(Stage):
         else:
             passed = item[: self._left]
             self._left -= len(passed)
+            self._fault.passed = max(self._fault.passed or 0, self._size - self._left)
             self._emit(passed)
             if self._left == 0:
                 self._cut()

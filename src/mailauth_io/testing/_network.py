@@ -197,6 +197,22 @@ class Network:
         return [fault.description for fault in self._faults if not fault.affected]
 
     @property
+    def problems(self) -> list[str]:
+        """What ``check()`` reports about the faults in ``unused``.
+
+        For example:
+
+            mail_server.network.limit_data(10_000, protocol="POP3")
+            print(mail_server.network.problems)
+        """
+        problems: list[str] = []
+        for fault in self._faults:
+            if not fault.affected:
+                most = "" if fault.passed is None else f": only {fault.passed} bytes have passed"
+                problems.append(f"network.{fault.description} has affected no connection{most}")
+        return problems
+
+    @property
     def used(self) -> list[str]:
         """The faults that have had an effect on a connection since the last ``clear()``.
 

@@ -496,7 +496,7 @@ class MailServer:
         __tracebackhide__ = True
         problems = self._settled().problems
         if self.options.unused_rules == "fail":
-            problems += [f"network.{fault} has affected no connection" for fault in self.network.unused]
+            problems += self.network.problems
         if problems:
             raise AssertionError("\n".join([*problems, "Transcript:", str(self.transcript)]))
 

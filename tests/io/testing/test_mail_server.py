@@ -351,6 +351,21 @@ def test_check_reports_unused_rules(server: MailServer) -> None:
     server.check()
 
 
+def test_unused_limit_is_reported_with_the_most_bytes_of_a_connection(server: MailServer) -> None:
+    server.network.limit_data(1000)
+    server.network.latency(1.0, protocol="POP3")
+    for command in (b"", b"NOOP\r\n"):
+        with socket.create_connection(("127.0.0.1", server.smtp_port), timeout=30) as client:
+            received = len(client.recv(1000))
+            if command:
+                client.sendall(command)
+                received += len(client.recv(1000))
+    assert server.network.problems == [
+        f"network.limit_data(1000) has affected no connection: only {received} bytes have passed",
+        'network.latency(1.0, protocol="POP3") has affected no connection',
+    ]
+
+
 def test_check_reports_a_failure_in_the_server(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: object, mail: object) -> None:
         raise RuntimeError("a mistake in the server")
