@@ -53,12 +53,10 @@ class Wanted:
         use = "one address, such as 'bob@far.test'"
         check_type("to", self.to, str, use=use, optional=True)
         check_type("sender", self.sender, str, use=use, optional=True)
-        subject: object = self.subject
-        text = subject.pattern if isinstance(subject, re.Pattern) else subject
-        if not (text is None or isinstance(text, str)):
-            raise TypeError(
-                f"subject must be a str or a pattern of str, not {type_name(subject)}; use re.compile('...')"
-            )
+        subject: object = getattr(self.subject, "pattern", self.subject)
+        if not (subject is None or isinstance(subject, str)):
+            kind = type_name(self.subject)
+            raise TypeError(f"subject must be a str or a pattern of str, not {kind}; use re.compile('...')")
         if self.where is not None:
             check_function("where", self.where)
 
