@@ -95,6 +95,9 @@ def _new_server() -> MailServer:
 def _options(test: pytest.Item) -> Options:
     """Return the options in the markers of *test*.  A marker of a function adds to those of its class and module.
 
+    Of the markers of one function or class, the last replaces the others: pytest lists the lowest decorator first, base
+    classes before the class, and markers of parameters last.
+
     An invalid marker fails the test, with a message of one line.
     """
     from .testing import Options

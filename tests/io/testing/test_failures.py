@@ -81,7 +81,7 @@ refused_greeting
 network_fault
     no message: the client closed the connection without sending EHLO; network faults: reset_peer()
 unused_network_fault
-    network.limit_data(1000000) has affected no connection
+    network.limit_data(1000000) has affected no connection: only
 second_message_fails
     no message: the server replied '535 5.7.8 authentication credentials invalid' to AUTH LOGIN as 'alice'
     with 'guess': the password is wrong, or the account does not exist
