@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import email
+import email.parser
 import email.policy
+import html
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from functools import cached_property
-from html.parser import HTMLParser
 from typing import Any, Final
 
 import attrs
@@ -19,6 +20,13 @@ from mailauth import Tls
 _URL: Final = re.compile(r"https?://[^\s<>\"']+")
 _AFTER_URL: Final = ".,;:!?'\""
 """Characters that belong to the sentence, not to the link, if a link ends with them."""
+
+_TAG: Final = re.compile(r"<([A-Za-z][^\s/>]*+)")
+_ATTRIBUTE: Final = re.compile(r"[\s/]*+([^\s/>][^\s/>=]*+)(\s*+=\s*+)?+")
+"""The name of an attribute, and what is between it and the value."""
+_UNQUOTED: Final = re.compile(r"[^\s>]*+")
+_OTHER_MARKUP: Final = (("<!--", "-->"), ("<!", ">"), ("<?", ">"), ("</", ">"))
+_END_OF_RAW_TEXT: Final = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style")}
 
 
 @attrs.frozen(kw_only=True)
@@ -75,7 +83,13 @@ class StoredMessage:
     @property
     def subject(self) -> str:
         """The decoded subject; empty without one."""
-        return str(self.email["Subject"] or "")
+        return str(self._header["Subject"] or "")
+
+    @cached_property
+    def _header(self) -> EmailMessage:
+        # Not of ``email``: the body may be large, or nested too deeply to be parsed.
+        parser = email.parser.BytesParser(policy=email.policy.default)
+        return parser.parsebytes(self.raw, headersonly=True)
 
     @cached_property
     def links(self) -> tuple[str, ...]:
@@ -107,42 +121,89 @@ class Message(StoredMessage):
         return f"<Message {self.subject!r} to {', '.join(self.envelope.recipients)}>"
 
 
-class _LinkParser(HTMLParser):
-    """Collects the targets of links and the text of an HTML document."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [
-            value for name, value in attrs if name in ("href", "src", "action") and value and _URL.match(value)
-        ]
-
-    def handle_data(self, data: str) -> None:
-        self.links += _links_in_text(data)
-
-
 def _links(part: EmailMessage) -> list[str]:
     if part.get_content_maintype() != "text" or part.is_attachment():
         return []
     text: Any
     try:
         text = part.get_content()
-    except LookupError:  # an unknown charset
+    except (LookupError, ValueError):  # an unknown charset, or one that cannot decode this text
         payload: Any = part.get_payload(decode=True)  # bytes
         text = payload.decode("latin-1")
-    if part.get_content_subtype() != "html":
-        return list(_links_in_text(text))
-    parser = _LinkParser()
-    parser.feed(text)
-    parser.close()
-    return parser.links
+    return list(_links_in_html(text) if part.get_content_subtype() == "html" else _links_in_text(text))
 
 
 def _links_in_text(text: str) -> Iterator[str]:
-    for found in _URL.findall(text):
-        link: str = found.rstrip(_AFTER_URL)
-        while link.endswith(")") and link.count(")") > link.count("("):
-            link = link[:-1].rstrip(_AFTER_URL)
-        yield link
+    return map(_without_punctuation, _URL.findall(text))
+
+
+def _without_punctuation(link: str) -> str:
+    """Return *link* without the end of the sentence, and without the closing parentheses that it does not open."""
+    unopened = link.count(")") - link.count("(")
+    end = len(link)
+    while end:
+        last = link[end - 1]
+        if last == ")" and unopened > 0:
+            unopened -= 1
+        elif last not in _AFTER_URL:
+            break
+        end -= 1
+    return link[:end]
+
+
+def _links_in_html(text: str) -> Iterator[str]:
+    """Return the links in the attributes and in the text of an HTML document.
+
+    The time is proportional to its length, whatever it contains; that of ``html.parser`` is not, in many versions.
+    Markup without an end reaches to the end of the document, as in a browser.
+    """
+    position = 0
+    while position < len(text):
+        start = text.find("<", position)
+        if start < 0:
+            start = len(text)
+        yield from _links_in_text(html.unescape(text[position:start]))
+        tag = _TAG.match(text, start)
+        if tag is None:
+            position = _end_of_other_markup(text, start)
+            continue
+        position, links = _read_attributes(text, tag.end())
+        yield from links
+        if (end_tag := _END_OF_RAW_TEXT.get(tag[1].lower())) is not None:
+            found = end_tag.search(text, position)
+            end = len(text) if found is None else found.start()
+            yield from _links_in_text(text[position:end])
+            position = end
+
+
+def _end_of_other_markup(text: str, start: int) -> int:
+    """Return where the comment, declaration or end tag at *start* ends; after the ``<`` if it is text."""
+    for begin, end in _OTHER_MARKUP:
+        if text.startswith(begin, start):
+            found = text.find(end, start + len(begin))
+            return len(text) if found < 0 else found + len(end)
+    return start + 1
+
+
+def _read_attributes(text: str, position: int) -> tuple[int, list[str]]:
+    """Return where the tag ends whose attributes begin at *position*, and the links in them."""
+    links: list[str] = []
+    while (name := _ATTRIBUTE.match(text, position)) is not None:
+        position = name.end()
+        if name[2] is None:
+            continue  # without a value
+        quote = text[position : position + 1]
+        if quote in ('"', "'"):
+            end = text.find(quote, position + 1)
+            if end < 0:
+                return len(text), []
+            value, position = text[position + 1 : end], end + 1
+        else:
+            found = _UNQUOTED.match(text, position)
+            assert found is not None
+            value, position = found[0], found.end()
+        value = html.unescape(value)
+        if name[1].lower() in ("href", "src", "action") and _URL.match(value):
+            links.append(value)
+    end = text.find(">", position)
+    return (len(text), []) if end < 0 else (end + 1, links)

@@ -75,3 +75,53 @@ def test_broken_message_has_all_properties(raw: bytes) -> None:
     assert isinstance(message.subject, str)
     assert isinstance(message.links, tuple)
     assert repr(message).startswith("<StoredMessage ")
+
+
+@pytest.mark.parametrize(
+    ("content", "links"),
+    [
+        ("http://x.test/" + ")" * 300_000, ("http://x.test/",)),
+        ("http://x.test/" + ")." * 150_000, ("http://x.test/",)),
+        ("(http://x.test/(" + ")" * 300_000, ("http://x.test/()",)),
+    ],
+    ids=["parentheses", "sentences", "opened"],
+)
+def test_time_for_links_in_text_is_linear(content: str, links: tuple[str, ...]) -> None:
+    assert StoredMessage(b"\r\n" + content.encode() + b"\r\n").links == links
+
+
+@pytest.mark.parametrize(
+    "markup", ["<a", "<a ", "<!--", "<!", "</", "<?", "<", "&", "<a href=", "<a ='", '<a x="y', "<![CDATA[", "<a x  "]
+)
+def test_time_for_links_in_html_is_linear(markup: str) -> None:
+    content = 'Content-Type: text/html\r\n\r\n<a href="http://x.test/">x</a>' + markup * 300_000
+    assert StoredMessage(content.encode()).links == ("http://x.test/",)
+
+
+@pytest.mark.parametrize(
+    ("content", "links"),
+    [
+        ("<A HREF = 'http://a.test' disabled><br/>http://b.test", ("http://a.test", "http://b.test")),
+        ("<img alt='a > b' src=http://a.test/>", ("http://a.test/",)),
+        ("<script>f('http://a.test', '<a href=\"x')</SCRIPT><a href=http://b.test>", ("http://a.test", "http://b.test")),
+        ("1 < 2 <3 http://a.test <!doctype html><?php http://no.test ?>http://b.test", ("http://a.test", "http://b.test")),
+        ("http://a.test</a href='http://no.test'><!-- <a href='http://no.test'> -->", ("http://a.test",)),
+        ("http://a.test <!-- http://no.test", ("http://a.test",)),
+        ("http://a.test <a href='http://no.test", ("http://a.test",)),
+        ("<a href='&#104;ttp://a.test/?a&amp;b'>http://b.test/?a&amp;b", ("http://a.test/?a&b", "http://b.test/?a&b")),
+    ],
+)  # fmt: skip
+def test_html_is_read_as_a_browser_reads_it(content: str, links: tuple[str, ...]) -> None:
+    assert StoredMessage(f"Content-Type: text/html\r\n\r\n{content}".encode()).links == links
+
+
+@pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "a\0b", "no-such-charset"])
+def test_links_of_a_text_whose_charset_cannot_decode_it(charset: str) -> None:
+    content = f'Content-Type: text/plain; charset="{charset}"\r\n\r\nhttp://x.test/ '.encode() + b"\xff\r\n"
+    assert StoredMessage(content).links == ("http://x.test/",)
+
+
+def test_subject_of_a_message_that_is_nested_too_deeply() -> None:
+    message = StoredMessage(b"Subject: deep\r\n" + b"Content-Type: message/rfc822\r\n\r\n" * 3_000)
+    assert message.subject == "deep"
+    assert repr(message) == "<StoredMessage 'deep'>"
