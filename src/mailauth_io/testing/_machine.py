@@ -38,7 +38,7 @@ from ..server.interceptors import Drop, Pass
 from .message import Envelope, Message
 from .odd_replies import OddReply
 from .rules import CLOSE_WITHOUT_NOTIFY, STALL, Answer, Occurrence, shown_answer
-from .transcript import CLIENT, CLIENT_CLOSED, RULE, SERVER, ConnectionTranscript
+from .transcript import CLIENT, CLIENT_CLOSED, NOT_SENT, RULE, SERVER, ConnectionTranscript
 
 A = TypeVar("A")
 E = TypeVar("E")
@@ -49,6 +49,11 @@ _MAX_LINE: Final = 65_536
 _REJECTION: Final = smtp.Reply(554)
 
 _END_OF_CONTENT: Final = b".\r\n"
+_TLS_HANDSHAKE: Final = b"\x16"
+"""The first byte of a ClientHello, to which a server replies at once, without a line end (RFC 8446 section 5.1)."""
+
+_PART_OF_END: Final = (b"\r\n.\r", b"\r\n.", b"\r")
+"""How input may end of which the next byte decides whether the content ends."""
 
 _WHILE_STALLED: Final = NeedData(timeout=86_400.0)
 
@@ -107,12 +112,16 @@ class RecordingMachine(ABC, Generic[E]):
     transcript: ConnectionTranscript
     _connection: Connection
 
+    _longest_command = _MAX_LINE // 2
+    """Bytes of a command without a line end after which they are passed on."""
+
     def __init__(self, machine: ServerMachine[E], journal: Journal, parse: Callable[[bytes], Command]) -> None:
         """*parse* returns the command in a line, or raises LocalProtocolError or ValueError."""
         self.machine = machine
         self._journal = journal
         self._parse = parse
         self._input = bytearray()
+        self._within_line = False  # the last bytes that were passed on are not the end of a line
         self._ended = False
         self._end_passed = False
         self._bare_lf_noted = False
@@ -126,6 +135,7 @@ class RecordingMachine(ABC, Generic[E]):
         self._reply_begun = False
         self._replaced = False  # ignore the rest of the server's own reply
         self._close_after_reply = False
+        self._close_before_tls = False
         self._content_size = 0
         self._to_discard = 0  # bytes of a chunk whose BDAT was rejected
         self._to_pass = 0  # bytes of a chunk
@@ -180,6 +190,7 @@ class RecordingMachine(ABC, Generic[E]):
 
     def shut_down(self, reason: CloseReason = CloseReason.SHUT_DOWN) -> None:
         self._stalled = False
+        self._reply_begun = False
         self.machine.shut_down(reason)
 
     def tls_started(self, tls: Tls) -> None:
@@ -203,6 +214,9 @@ class RecordingMachine(ABC, Generic[E]):
         while True:
             if self._output:
                 return Send(data=self._output.popleft())
+            if self._close_before_tls:
+                self._close_before_tls = False
+                self._end_reply()
             if self._closed:
                 return Closed(reason=CloseReason.SHUT_DOWN)
             if self._stalled:
@@ -214,14 +228,17 @@ class RecordingMachine(ABC, Generic[E]):
                 if not (self._end_reply() or self._feed()):
                     return event
             elif isinstance(event, BeginTls):
-                return self._begin_tls(event)
+                if not self._close_after_reply:
+                    return self._begin_tls(event)
+                self._take_output(event.data)
+                self._close_before_tls = True
             elif isinstance(event, Closed):
                 self._end_reply()
                 return event
             else:
                 if isinstance(event, smtp.StartTls | pop3.Stls) and self._input:
                     self.machine.receive_data(bytes(self._input))  # which discards it, and reports that
-                    self._input.clear()
+                    self._discard_input()
                 elif isinstance(event, TlsStarted) and event.dropped:
                     self.transcript.note(f"discarded {event.dropped} bytes that were sent before TLS")
                 observed = self._observe(event)  # type: ignore[arg-type]  # all actions are handled above, except Paused
@@ -262,10 +279,14 @@ class RecordingMachine(ABC, Generic[E]):
 
     def _end_reply(self) -> bool:
         """End the server's own reply to the last command.  Return whether the connection was closed."""
+        if not (self._reply_begun or self._replaced):
+            return self._closed  # the reply to BDAT follows the chunk
         self._replaced = False
         if self._next is Next.RESPONSE:
             return False  # the reply to the login is still due
-        self._replacement = None
+        if self._replacement is not None:
+            self._replacement = None
+            self.transcript.note(f"{NOT_SENT}, because the server has sent no such reply of its own")
         if self._close_after_reply:
             self._close_after_reply = False
             self.transcript.note("closed without close_notify, by a rule")
@@ -304,37 +325,67 @@ class RecordingMachine(ABC, Generic[E]):
             self.machine.receive_data(b"")
             return True
         self._reply_begun = False
-        if self._next is Next.CONTENT or self._to_pass:
-            if self._to_pass or unit != _END_OF_CONTENT:
+        begins_line, ends_line = not self._within_line, unit.endswith(b"\r\n")
+        self._within_line = not ends_line
+        if self._to_pass:
+            self._content_size += len(unit)
+            self._to_pass -= len(unit)
+            self._within_line = False  # a chunk ends anywhere
+        elif self._next is Next.CONTENT:
+            if not (begins_line and unit == _END_OF_CONTENT):
                 self._content_size += len(unit)
-            self._to_pass = max(self._to_pass - len(unit), 0)
         else:
             line = unit.removesuffix(b"\r\n")
             self.transcript.add(CLIENT, line)
             if self.machine.tls is None:
                 self._journal.sent_in_clear(line, self.transcript)
-            if self._next is Next.COMMAND and not self._apply_rules(line):
+            whole = begins_line and ends_line
+            if whole and self._next is Next.COMMAND and not self._apply_rules(line):
                 return True
         self.machine.receive_data(unit)
         return True
 
     def _take_unit(self) -> bytes | None:
-        """Return the next line, or the next part of a chunk; None if it is not complete."""
+        """Return the next line, or the next part of a chunk or of content; None if it is not complete."""
         data = self._input
         if self._to_pass:
             size = min(self._to_pass, len(data), _MAX_LINE // 2)
+        elif self._next is Next.CONTENT:
+            size = self._content_before_end()
         else:
             end = data.find(b"\r\n")
             size = end + 2 if end >= 0 else 0
-            if not size and self._next is Next.CONTENT and not self._ended:
-                size = len(data) - data.endswith(b"\r")  # which may be the CR of a CRLF
-            elif not size and (self._ended or len(data) > _MAX_LINE // 2):
+            longest = self._longest_command if self._next is Next.COMMAND else _MAX_LINE // 2
+            if not size and (self._ended or len(data) > longest or data.startswith(_TLS_HANDSHAKE)):
                 size = min(len(data), _MAX_LINE // 2)
+                if not self._ended and data.endswith(b"\r", 0, size):
+                    size -= 1  # it may be the CR of a CRLF
         if not size:
             return None
         unit = bytes(data[:size])
         del data[:size]
         return unit
+
+    def _content_before_end(self) -> int:
+        """Return the number of bytes of input before the line that ends the content; if it is next, its size."""
+        data = self._input
+        if not self._within_line and _END_OF_CONTENT.startswith(data[: len(_END_OF_CONTENT)]):
+            return len(data[: len(_END_OF_CONTENT)]) if self._ended or len(data) >= len(_END_OF_CONTENT) else 0
+        end = data.find(b"\r\n" + _END_OF_CONTENT)
+        if end >= 0:
+            return end + 2
+        if not self._ended:
+            for part in _PART_OF_END:
+                if data.endswith(part):
+                    return len(data) - len(part.removeprefix(b"\r\n"))
+        return len(data)
+
+    def _discard_input(self) -> None:
+        """Discard what the client has sent without waiting for the reply.  It may contain a secret nevertheless."""
+        if self.machine.tls is None:
+            for line in bytes(self._input).split(b"\r\n"):
+                self._journal.sent_in_clear(line, self.transcript)
+        self._input.clear()
 
     def _discard(self) -> int:
         size = min(self._to_discard, len(self._input))
@@ -347,15 +398,19 @@ class RecordingMachine(ABC, Generic[E]):
             command = self._parse(line)
         except (LocalProtocolError, ValueError):
             return True
-        passed = self._carry_out(self._journal.rule_answer(self._occurrence(command)))
+        answer = self._journal.rule_answer(self._occurrence(command))
+        passed = self._carry_out(answer, login=isinstance(command, smtp.Auth | pop3.Auth))
         if isinstance(command, smtp.Bdat):
             if passed:
                 self._to_pass = command.size
-            else:
+            elif not (self._stalled or self._closed):
                 self._to_discard = command.size
+                # The message is lost: the next chunk must not become one (RFC 3030 section 2).
+                self._replaced = True
+                self.machine.receive_data(b"RSET\r\n")
         return passed
 
-    def _carry_out(self, answer: Answer | None) -> bool:
+    def _carry_out(self, answer: Answer | None, *, login: bool = False) -> bool:
         """Carry out the answer of a rule.  Return whether the server does what the client wants."""
         if answer is None or isinstance(answer, Pass):
             return True
@@ -363,9 +418,11 @@ class RecordingMachine(ABC, Generic[E]):
         self.transcript.note(f"{RULE} {shown_answer(answer)}")
         if isinstance(answer, Drop):
             self._closed = True
+            self._discard_input()
             return False
         if answer is STALL:
             self._stalled = True
+            self._discard_input()
             return False
         if answer is CLOSE_WITHOUT_NOTIFY:
             self._close_after_reply = True
@@ -373,7 +430,7 @@ class RecordingMachine(ABC, Generic[E]):
         reply = self._wire_data(answer)
         if self._is_positive(reply):
             self._replacement = reply
-            looks_like_one = self._follows(reply) is Next.RESPONSE
+            looks_like_one = login and self._follows(reply) is Next.RESPONSE
             self._replaces_challenge = answer.challenge if isinstance(answer, OddReply) else looks_like_one
             return True
         self._next = Next.COMMAND
@@ -396,6 +453,8 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
 
     def __init__(self, machine: smtp.ServerConnection, journal: Journal) -> None:
         super().__init__(machine, journal, machine.settings.parse_command)
+        self._transaction = machine
+        self._longest_command = machine.settings.max_command_line  # between two chunks, the server replies at once
         self._hello = ""
         self._mechanism: str | None = None
         self._mail: smtp.Mail | None = None
@@ -414,7 +473,7 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
         return Next.CONTENT if code == b"354" else Next.RESPONSE if code == b"334" else Next.COMMAND
 
     def _occurrence(self, command: object) -> Occurrence:
-        mail, recipients = self._mail, tuple(self._recipients)
+        mail, recipients = self._transaction.mail, tuple(map(str, self._transaction.recipients))
         if isinstance(command, smtp.Mail):
             mail, recipients = command, ()
         elif isinstance(command, smtp.Rcpt):
@@ -428,9 +487,6 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
                 return self._at_question(event)
             case smtp.Hello():
                 self._hello = event.domain
-                self._mail = None
-            case smtp.Rset():
-                self._mail = None
             case sasl.Authenticated():
                 self._mechanism = event.mechanism
             case MessageChunk():

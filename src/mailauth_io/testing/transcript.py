@@ -27,6 +27,7 @@ SERVER: Final = "S"
 NOTE: Final = "*"
 
 RULE: Final = "a rule replies"
+NOT_SENT: Final = "the reply of the rule is not sent"
 TLS_FAILED: Final = "TLS handshake failed"
 CLIENT_CLOSED: Final = "the client closed the connection"
 """The beginnings of the notes that explain why no message has arrived."""

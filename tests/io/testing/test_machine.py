@@ -326,15 +326,19 @@ def test_lines_of_content_are_not_commands() -> None:
     assert not session.closed
 
 
-def test_data_of_a_rejected_chunk_is_discarded() -> None:
-    journal = Journal(Rule(smtp.Bdat, last=False).reply(452))
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_rejected_chunk_is_discarded_and_its_message_lost(chunk: int) -> None:
+    journal = Journal(Rule(smtp.Bdat).reply(*[PASS] * (chunk - 1), 452), Rule(smtp.Noop).reply(DROP).optional())
     session = Driver(smtp_machine(journal=journal))
-    session.receive(
-        b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 8\r\nNOO", b"P\r\n\r\nBDAT 2 LAST\r\nok"
-    )
-    assert [line[:3] for line in session.lines[-2:]] == [b"452", b"250"]
+    start = b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
+    chunks = b"BDAT 8\r\nNOO", b"P\r\n\r\nBDAT 6\r\nNOOP\r\nBDAT 2 LAST\r\nok"
+    session.receive(b"EHLO c.test\r\n" + start, *chunks)
+    assert [line[:3] for line in session.lines[-3:]] == [b"250"] * (chunk - 1) + [b"452"] + [b"503"] * (3 - chunk)
+    assert journal.messages == []
+    assert not session.closed
+    session.receive(start, *chunks)
     [message] = journal.messages
-    assert message.raw == b"ok\r\n"
+    assert message.raw == b"NOOP\r\n\r\nNOOP\r\nok\r\n"
 
 
 def test_rejected_content_is_not_a_message() -> None:
@@ -496,3 +500,130 @@ def test_long_response_is_short_in_the_transcript() -> None:
     session.receive(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\n")
     assert len(machine.transcript.lines) < 200
     assert len(str(machine.transcript).splitlines()) < 30
+
+
+# Input that is no command
+
+
+@pytest.mark.parametrize("line", [b"NOOP", b"NOOP\r", b"X" * 40_000 + b"NOOP\r\n", b"X" * 32_768 + b"NOOP\r\n"])
+def test_part_of_a_line_is_not_a_command(line: bytes) -> None:
+    rule = Rule(smtp.Noop).reply(b"250 by the rule\r\n")
+    session = Driver(smtp_machine(rule)).receive(b"EHLO c.test\r\n", line[:32_768], line[32_768:], b"")
+    assert rule.used == 0
+    assert session.lines[-1] != b"250 by the rule"
+
+
+def test_command_after_a_long_line_that_was_split_within_its_end() -> None:
+    rule = Rule(smtp.Noop).reply(b"250 by the rule\r\n")
+    session = Driver(smtp_machine(rule)).receive(b"X" * (SMTP.max_command_line - 1) + b"\r", b"\nNOOP\r\n")
+    assert session.lines[-1] == b"250 by the rule"
+
+
+def test_first_byte_of_tls_is_answered_at_once() -> None:
+    assert Driver(smtp_machine()).receive(b"\x16\x03\x01").closed
+
+
+def test_long_line_between_chunks_is_answered_at_once() -> None:
+    session = Driver(smtp_machine()).receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 0\r\n")
+    assert session.receive(b"X" * (SMTP.max_command_line + 2)).closed
+
+
+def test_input_after_a_command_without_reply_is_discarded() -> None:
+    journal = Journal(Rule(smtp.Rcpt, to="e@f.test").reply(STALL))
+    session = Driver(smtp_machine(journal=journal))
+    session.receive(
+        b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\nBDAT 4 LAST\r\nhi\r\n", b""
+    )
+    assert session.closed
+    assert journal.messages == []
+
+
+@pytest.mark.parametrize("content", [b"abc.\r\n", b".\r\n..\r\n", b"a\r\n.b\r\n", b"\r\n.", b"\r", b"a\nb", b"..\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_end_of_content_is_found_wherever_it_is_split(content: bytes, size: int) -> None:
+    data = content + b"\r\n.\r\nNOOP\r\nRSET\r\n"
+    rule = Rule(smtp.Noop).reply(b"250 by the rule\r\n").always()
+    bare, recorded = Driver(smtp.ServerConnection(SMTP, entropy=ENTROPY)), Driver(smtp_machine(rule))
+    for driver in (bare, recorded):
+        driver.receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
+        driver.receive(*(data[start : start + size] for start in range(0, len(data), size)))
+    assert recorded.output.replace(b"by the rule", b"2.0.0 ok") == bare.output
+    assert without_pieces(recorded.events) == without_pieces(bare.events)
+    assert rule.used == sum(isinstance(event, smtp.Noop) for event in bare.events) > 0
+
+
+def test_large_content_is_not_passed_on_line_by_line() -> None:
+    session = Driver(smtp_machine())
+    session.receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
+    session.receive(b"line\r\n" * 10_000)
+    assert sum(isinstance(event, MessageChunk) for event in session.events) < 10
+    assert session.receive(b".\r\n").lines[-1][:3] == b"250"
+
+
+@pytest.mark.parametrize(("answer", "reply"), [(b"250 mine\r\n", b"250 mine"), (CLOSE_WITHOUT_NOTIFY, b"250 2.0.0")])
+def test_reply_to_a_chunk_waits_for_its_data(answer: Answer, reply: bytes) -> None:
+    journal = Journal(Rule(smtp.Bdat).reply(answer))
+    session = Driver(smtp_machine(journal=journal))
+    session.receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n", b"BDAT 4 LAST\r\n")
+    assert session.lines[-1][:9] == b"250 2.1.5"
+    assert session.receive(b"hi\r\n").lines[-1].startswith(reply)
+    assert len(journal.messages) == 1
+    assert session.closed is (answer is CLOSE_WITHOUT_NOTIFY)
+
+
+def test_reply_at_the_end_of_a_session_is_in_the_transcript() -> None:
+    session = Driver(smtp_machine()).receive(b"NOOP\r\n")
+    session.machine.shut_down()
+    session.pull()
+    assert session.machine.transcript.replies[-1].startswith("421 4.3.2")
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [b"RSET\r\n", b"EHLO c.test\r\n", b"STARTTLS\r\nEHLO c.test\r\n", b"DATA\r\n\0\r\n.\r\n", b"DATA\r\nx\r\n.\r\n"],
+)
+def test_recipients_belong_to_one_transaction(ended: bytes) -> None:
+    rule = Rule(smtp.Data, to="c@d.test").reply(*([PASS] if b"DATA" in ended else []), 451)
+    session = Driver(smtp_machine(rule, Rule(smtp.MessageComplete).reply(554)))
+    session.receive(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n", *ended.splitlines(keepends=True))
+    assert session.receive(b"DATA\r\n").lines[-1][:3] == b"503"
+
+
+@pytest.mark.parametrize("line", [b"NOOP\r\n", b"EHLO c.test\r\n", b"MAIL FROM:<a@b.test>\r\n", b"QUIT\r\n"])
+def test_challenge_replaces_the_reply_to_another_command(line: bytes) -> None:
+    step = type(SMTP.parse_command(line[:-2]))
+    start = [b"EHLO a.test\r\n"] if step is smtp.Mail else []
+    session = Driver(smtp_machine(Rule(step).reply(b"334 what\r\n"))).receive(*start, line)
+    assert session.lines[-1] == b"334 what"
+
+
+@pytest.mark.parametrize(
+    ("rule", "line", "reply"),
+    [
+        (Rule(smtp.Mail).reply(250), b"MAIL FROM:<a@b.test>", b"503"),
+        (Rule(smtp.Auth).reply(b"334 \r\n"), b"EHLO c.test\r\n" + PLAIN, b"235"),
+        (Rule(smtp.Auth).reply(235), b"EHLO c.test\r\nAUTH PLAIN AGFsaWNlAHdyb25n", b"535"),
+    ],
+)
+def test_transcript_says_that_the_reply_of_a_rule_is_not_sent(rule: Rule, line: bytes, reply: bytes) -> None:
+    session = Driver(smtp_machine(rule)).receive(line + b"\r\n")
+    assert session.lines[-1][:3] == reply
+    assert "the reply of the rule is not sent" in str(session.machine.transcript)
+
+
+def test_close_after_the_reply_to_starttls() -> None:
+    machine = smtp_machine(Rule(smtp.StartTls).reply(CLOSE_WITHOUT_NOTIFY))
+    connection = Connection()
+    machine.attach(connection)
+    session = Driver(machine).receive(b"EHLO c.test\r\nSTARTTLS\r\n")
+    assert session.lines[-1][:3] == b"220"
+    assert session.closed
+    assert connection.aborted
+    assert machine.tls is None
+
+
+@pytest.mark.parametrize("rule", [None, Rule(smtp.StartTls).reply(DROP), Rule(smtp.StartTls).reply(STALL)])
+def test_clear_text_that_is_discarded_is_reported(rule: Rule | None) -> None:
+    journal = Journal(*filter(None, [rule]))
+    Driver(smtp_machine(journal=journal)).receive(b"EHLO c.test\r\nSTARTTLS\r\n" + PLAIN + b"\r\n")
+    assert PLAIN in journal.clear
