@@ -11,7 +11,8 @@ import attrs
 
 from .._checks import check_function, check_type, type_name
 from .message import Message
-from .transcript import CLIENT_CLOSED, NOTE, RULE, SERVER, TLS_FAILED, ConnectionTranscript, Transcript
+from .rules import same_address
+from .transcript import CLIENT_CLOSED, NOT_SENT, NOTE, RULE, SERVER, TLS_FAILED, ConnectionTranscript, Transcript
 
 CLOSEST: Final = 3
 """The number of messages that are shown: those that differ least from the wanted one."""
@@ -64,9 +65,9 @@ class Wanted:
         """Return the differences between *message* and the wanted one, without calling ``where``."""
         envelope = message.envelope
         found: list[str] = []
-        if self.to is not None and self.to.lower() not in map(str.lower, envelope.recipients):
+        if self.to is not None and not any(same_address(self.to, address) for address in envelope.recipients):
             found.append(f"to {', '.join(envelope.recipients)}, not {self.to}")
-        if self.sender is not None and self.sender.lower() != envelope.sender.lower():
+        if self.sender is not None and not same_address(self.sender, envelope.sender):
             found.append(f"from {envelope.sender or '<>'}, not {self.sender}")
         if isinstance(self.subject, re.Pattern):
             if not self.subject.search(message.subject):
@@ -194,7 +195,8 @@ class _Exchange:
 
     @property
     def by_rule(self) -> bool:
-        return any(note.startswith(RULE) for note in self.notes)
+        sent = not any(note.startswith(NOT_SENT) for note in self.notes)
+        return sent and any(note.startswith(RULE) for note in self.notes)
 
     def __str__(self) -> str:
         """The command as the cause shows it."""

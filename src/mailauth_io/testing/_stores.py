@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from mailauth.grants import Grant, Lookup
 
+from .._checks import check_number
 from ..stores import ActiveGrant, Envelope, GrantSettings, MemoryGrants, MessageContent, Staged
 
 
@@ -27,9 +28,8 @@ class Clock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock forward.  Raises ValueError if *seconds* is negative."""
-        if seconds < 0:
-            raise ValueError(f"seconds must not be negative: {seconds!r}; advance the clock by 0 or more")
+        """Move the clock forward.  Raises TypeError or ValueError if *seconds* is not a number of at least 0."""
+        check_number("seconds", seconds, zero=True)  # the clock of the server cannot go back
         self._now += seconds
 
 

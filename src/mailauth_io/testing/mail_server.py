@@ -8,12 +8,14 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import ssl
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
@@ -44,7 +46,7 @@ from ._stores import Clock, EmptyOutbox, ExpiringTokens, RememberedGrants
 from .message import Message, StoredMessage
 from .options import OptionArguments, Options
 from .rules import Answer, Occurrence, Rule, find_answer
-from .transcript import TLS_FAILED, ConnectionTranscript, Transcript
+from .transcript import CLIENT, TLS_FAILED, ConnectionTranscript, Transcript
 
 T = TypeVar("T")
 
@@ -52,6 +54,8 @@ _ADDRESS: Final = "127.0.0.1"
 _ADDRESSES_OF_LOCALHOST: Final = (_ADDRESS, "0.0.0.0", "::")
 _LIMITS: Final = Limits(connections=10_000, connections_per_address=10_000)
 _START_TIMEOUT: Final = 30.0
+_LONGEST_WAIT: Final = 86_400.0
+"""Seconds after which a wait is begun again, since the system does not allow any number."""
 
 _ITERATIONS: Final = 50
 """Iterations of the event loop within which the server accepts a waiting connection and handles the data on it."""
@@ -122,7 +126,8 @@ class _Test:
         self.smtp_settings = attrs.evolve(self.state.smtp_settings(), starttls=offered)
         self.pop3_settings = attrs.evolve(self.state.pop3_settings(), stls=offered)
         self.transcript = Transcript()
-        self.open_connections: dict[Peer, ConnectionTranscript] = {}
+        self.open_connections: dict[tuple[str, Peer], ConnectionTranscript] = {}
+        """By the name of the port too: a client may connect to two ports from one of its own."""
         self.rules: list[Rule] = []
         self.messages: list[Message] = []
         self.returned: list[Message] = []
@@ -136,15 +141,15 @@ class _Test:
 
     def connected(self, service: str, peer: Peer) -> None:
         """Begin the transcript of a connection: with implicit TLS, before the handshake."""
-        self.open_connections[peer] = self.transcript.open(service, peer.address)
+        self.open_connections[service, peer] = self.transcript.open(service, peer.address)
 
-    def tls_failed(self, peer: Peer, error: OSError) -> None:
+    def tls_failed(self, service: str, peer: Peer, error: OSError) -> None:
         """Note a failed handshake in the transcript of its connection."""
         if isinstance(error, ssl.SSLError) and error.reason:
             reason = error.reason.replace("_", " ").lower()
         else:
             reason = str(error) or type(error).__name__
-        self.open_connections[peer].note(f"{TLS_FAILED}: {reason}")
+        self.open_connections[service, peer].note(f"{TLS_FAILED}: {reason}")
 
     def rule_answer(self, occurrence: Occurrence) -> Answer | None:
         return find_answer(tuple(self.rules), occurrence)
@@ -155,9 +160,13 @@ class _Test:
             self._changed.notify_all()
 
     def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
-        secrets = {password.encode(): name for name, password in self.options.users.items()} | self.tokens.owners
+        secrets: dict[bytes, list[str]] = {}
+        for name, password in self.options.users.items():
+            secrets.setdefault(password.encode(), []).append(name)
+        secrets |= {token: [name] for token, name in self.tokens.owners.items()}
         for part in _secret_parts(data):
-            if (user := secrets.get(part)) is not None:
+            if (users := secrets.get(part)) is not None:
+                user = users[0] if len(users) == 1 else _named_last(users, connection)
                 self.secrets.append(
                     ClearSecret(user, part.decode(), data.decode("ascii", "backslashreplace"), connection.protocol)
                 )
@@ -188,6 +197,11 @@ class _EventLoop(asyncio.SelectorEventLoop):
         return _now()
 
 
+def _remove_directory(directory: str, process: int) -> None:
+    if os.getpid() == process:  # not in a fork
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 async def _pass_iterations() -> None:
     for _ in range(_ITERATIONS):
         await asyncio.sleep(0)
@@ -197,11 +211,23 @@ def _secret_parts(line: bytes) -> set[bytes]:
     """Return the parts of a command or a SASL response that may be a password or a token."""
     verb, _, argument = line.partition(b" ")
     parts = {argument} if verb.upper() == b"PASS" else set[bytes]()
+    encoded = line.rpartition(b" ")[2].rstrip(b"=")  # some clients leave the padding out
     with contextlib.suppress(binascii.Error):
-        decoded = binascii.a2b_base64(line.rpartition(b" ")[2], strict_mode=True)
+        decoded = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4), strict_mode=True)
         for part in (decoded, *re.split(rb"[\0\1]", decoded)):
             parts |= {part, part.rpartition(b" ")[2]}  # "auth=Bearer TOKEN"
     return parts
+
+
+def _named_last(users: Sequence[str], connection: ConnectionTranscript) -> str:
+    """Return the one of *users* whose name the client has sent last, as a part of a login."""
+    for line in reversed(connection.lines):
+        if line.source == CLIENT:
+            parts = {part.lower() for part in (line.data.rpartition(b" ")[2], *_secret_parts(line.data))}
+            for user in users:
+                if user.encode() in parts:
+                    return user
+    return users[0]
 
 
 class MailServer:
@@ -227,6 +253,8 @@ class MailServer:
         """
         check_address_text("address", address)
         self._address = address
+        if not isinstance(ports, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"ports must be a dict such as {{'smtp': 2525}}, not {ports!r}")
         self._ports = dict.fromkeys(PORTS, 0) | dict(ports or {})
         for name, port in self._ports.items():
             check_choice("each key of ports", name, PORTS)
@@ -235,8 +263,9 @@ class MailServer:
         self._tls_context = SelectableContext.of(self._certificates)
         self._changed = threading.Condition()
         self._hashing = Hashing()
-        self._directory = tempfile.TemporaryDirectory(prefix="mailauth-testing-")
-        self.ca_file = str(self._certificates.ca_file(Path(self._directory.name)))
+        directory = tempfile.mkdtemp(prefix="mailauth-testing-")
+        self._remove_directory = weakref.finalize(self, _remove_directory, directory, os.getpid())
+        self.ca_file = str(self._certificates.ca_file(Path(directory)))
         """The path of the CA certificate in PEM; the file is removed when the server is closed."""
         self.network = Network()
         """The network faults: latency, bandwidth, slicer, reset_peer and limit_data."""
@@ -253,7 +282,12 @@ class MailServer:
     # Start and end
 
     def start(self, options: Options | None = None) -> None:
-        """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``."""
+        """Start the thread, and listen on the ports.  Raises OSError if that fails; then call ``close()``.
+
+        Raises RuntimeError if it was called before: a server is started once.
+        """
+        if self._thread is not None or not self._remove_directory.alive:
+            raise RuntimeError("start() was called before; create another MailServer")
         self._process = os.getpid()
         started: Future[None] = Future()
         serving = functools.partial(self._run, options or Options(), started)
@@ -301,10 +335,11 @@ class MailServer:
             network=self.network,
             protocol="SMTP" if service.startswith("smtp") else "POP3",
             on_connect=lambda peer: self._test.connected(service, peer),
-            on_tls_failure=lambda peer, error: self._test.tls_failed(peer, error),
+            on_tls_failure=lambda peer, error: self._test.tls_failed(service, peer, error),
         )
         build = functools.partial(self._build, service)
-        async with listener.listen(self._session, build, self._address, self._ports[service], reuse_port=False):
+        session = functools.partial(self._session, service)
+        async with listener.listen(session, build, self._address, self._ports[service], reuse_port=False):
             yield listener
 
     def close(self) -> None:
@@ -319,7 +354,7 @@ class MailServer:
             with contextlib.suppress(RuntimeError):  # the loop is closed, because start() has failed
                 self._loop.call_soon_threadsafe(self._stop.set)
             thread.join()
-        self._directory.cleanup()
+        self._remove_directory()
 
     def reset(self, options: Options | None = None) -> None:
         """Close all connections, and begin a new test with *options*.
@@ -334,6 +369,7 @@ class MailServer:
         self._abort_connections()
         while any(listener.connected for listener in self._listeners.values()):
             await asyncio.sleep(0)
+            self._abort_connections()  # one that was accepted meanwhile might never end
         self._begin(options)
 
     def _abort_connections(self) -> None:
@@ -341,10 +377,13 @@ class MailServer:
             listener.abort_connections()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run *coroutine* in the thread of the server.  Raises RuntimeError if that would wait without end."""
         try:
             self._check_process()
             if self._thread is None:
                 raise RuntimeError("the server is not running: it was closed, or start() was not called")
+            if threading.current_thread() is self._thread:
+                raise RuntimeError("the function where() must not wait for the server, in whose thread it is called")
         except RuntimeError:
             coroutine.close()
             raise
@@ -376,16 +415,17 @@ class MailServer:
         # It has all methods of a ServerMachine that an adapter and a session use, and need not inherit its state.
         return cast("ServerMachine[Any]", machine)
 
-    async def _session(self, connection: AsyncServerConnection[Any]) -> None:
+    async def _session(self, service: str, connection: AsyncServerConnection[Any]) -> None:
         machine: object = connection.machine
         assert isinstance(machine, RecordingMachine)
         test = self._test
-        machine.attach(connection, test.open_connections[connection.peer])
+        key = service, connection.peer
+        machine.attach(connection, test.open_connections[key])
         session = SmtpSession if machine.protocol == "SMTP" else Pop3Session
         try:
             await session.serve(test.state, connection)
         finally:
-            test.open_connections.pop(connection.peer, None)
+            test.open_connections.pop(key, None)
 
     # Addresses and accounts
 
@@ -546,7 +586,7 @@ class MailServer:
         """
         self._check_user(user)
         data = message.as_bytes(policy=SMTP_POLICY) if isinstance(message, EmailMessage) else message
-        check_type("message", data, bytes, use="EmailMessage, or .encode() for a str")
+        check_type("message", data, bytes, use="an EmailMessage, or .encode() for a str")
         self._test.maildrops.add(user, data)
 
     def maildrop(self, user: str) -> tuple[StoredMessage, ...]:
@@ -596,7 +636,14 @@ class MailServer:
         wanted = Wanted(to=to, sender=sender, subject=subject, where=where)
         cancelled = threading.Event()
         try:
-            found = await anyio.to_thread.run_sync(self._wait, wanted, timeout, cancelled, abandon_on_cancel=True)
+            found = await anyio.to_thread.run_sync(
+                self._wait,
+                wanted,
+                timeout,
+                cancelled,
+                abandon_on_cancel=True,
+                limiter=anyio.CapacityLimiter(1),  # of its own: a long wait must not use a thread of the application
+            )
         finally:
             cancelled.set()
             with self._changed:
@@ -623,8 +670,8 @@ class MailServer:
                 left = deadline - _now()
                 if left <= 0:
                     break
-                if len(test.messages) == len(messages) and not cancelled.is_set():
-                    self._changed.wait(left)
+                if tuple(test.messages) == messages and not cancelled.is_set():
+                    self._changed.wait(min(left, _LONGEST_WAIT))
         else:
             return ""  # the caller was cancelled
         self._settled()
@@ -642,9 +689,10 @@ def mail_server(**options: Unpack[OptionArguments]) -> Generator[MailServer]:
             assert server.wait_for_message().envelope.identity == "carol"
     """
     __tracebackhide__ = True
+    chosen = Options(**options)
     server = MailServer()
-    server.start(Options(**options))
     try:
+        server.start(chosen)
         yield server
         server.check()
     finally:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, cast, get_args
 
 import attrs
 
-from .._checks import check_type
+from .._checks import check_collection, check_text, check_type
 from ..server.config import Config
 from ..stores import mailbox_name
 from ._certificates import CertificateKind
@@ -43,12 +43,14 @@ def _passwords(users: Collection[str] | Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"users: {name!r} is not the name of an account; use a name such as 'alice'")
         if not isinstance(password, str) or not password:
             raise ValueError(f"users: the password of {name!r} must be a str that is not empty")
+        if any(each in "\0\r\n" or "\ud800" <= each <= "\udfff" for each in password):
+            raise ValueError(f"users: the password of {name!r} must not contain NUL, CR, LF or a surrogate")
     return passwords
 
 
 def _names(names: Collection[str] | None) -> tuple[str, ...] | None:
-    if isinstance(names, str):
-        raise TypeError(f"mechanisms must be names such as ('PLAIN', 'LOGIN'), not {names!r}")
+    if names is not None:
+        check_collection("mechanisms", names, "names such as ('PLAIN', 'LOGIN')")
     return None if names is None else tuple(names)
 
 
@@ -111,6 +113,7 @@ class Options:
     unused_rules: UnusedRules = attrs.field(default="fail", validator=_one_of(UnusedRules))
 
     def __attrs_post_init__(self) -> None:
+        check_text("domain", self.domain)
         self.config()
 
     def config(self) -> Config:

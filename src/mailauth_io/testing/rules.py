@@ -111,7 +111,7 @@ class Rule:
         self._optional = False
         self._next: Iterator[Answer] = iter(())
         self._lock = RLock()
-        self._failure: Exception | None = None  # of where()
+        self._failure: BaseException | None = None  # of where()
         self._missed = 0  # occurrences of the step that the rule does not match, or that another rule has answered
         self._reason = ""  # why the last one was missed
         self.used = 0
@@ -225,9 +225,9 @@ class Rule:
     def _has(self, occurrence: Occurrence, name: str) -> bool:
         wanted = self._fields[name]
         if name == "to":
-            return any(_same_address(str(wanted), recipient) for recipient in occurrence.recipients)
+            return any(same_address(str(wanted), recipient) for recipient in occurrence.recipients)
         if name == "sender":
-            return occurrence.sender is not None and _same_address(str(wanted), occurrence.sender)
+            return occurrence.sender is not None and same_address(str(wanted), occurrence.sender)
         return _equal(getattr(occurrence.command, name), wanted)
 
     def _matches(self, occurrence: Occurrence) -> bool:
@@ -237,7 +237,7 @@ class Rule:
             return True
         try:
             return bool(self._where(occurrence.command))
-        except Exception as error:
+        except BaseException as error:  # such as that of pytest.fail(); it must not end the thread of the server
             self._failure = error
             return False
 
@@ -336,15 +336,25 @@ def _extra_fields(step: type[Any]) -> set[str]:
     return {name for name, steps in names.items() if step in steps}
 
 
-def _same_address(one: str, other: str) -> bool:
-    return one.strip("<>").lower() == other.lower()
+def same_address(one: str, other: str) -> bool:
+    """Return whether *one*, as a test has written it, is the address *other*.  Upper and lower case are the same."""
+    return _unquoted(one).lower() == other.lower()
+
+
+def _unquoted(address: str) -> str:
+    """Return *address* without angle brackets, and without quotes that it does not need (RFC 5321 section 4.1.2)."""
+    address = address.removeprefix("<").removesuffix(">")
+    try:
+        return str(Mailbox.parse(address))
+    except ValueError:
+        return address
 
 
 def _equal(value: object, wanted: object) -> bool:
     """Compare a field with what the test has written: a path with an address, and bytes with text."""
     if isinstance(wanted, str):
         if isinstance(value, Mailbox):
-            return _same_address(wanted, str(value))
+            return same_address(wanted, str(value))
         if isinstance(value, bytes):
             return value == wanted.encode()
     return value == wanted

@@ -614,7 +614,7 @@ def test_transcript_says_that_the_reply_of_a_rule_is_not_sent(rule: Rule, line: 
 def test_close_after_the_reply_to_starttls() -> None:
     machine = smtp_machine(Rule(smtp.StartTls).reply(CLOSE_WITHOUT_NOTIFY))
     connection = Connection()
-    machine.attach(connection)
+    machine.attach(connection, machine.transcript)
     session = Driver(machine).receive(b"EHLO c.test\r\nSTARTTLS\r\n")
     assert session.lines[-1][:3] == b"220"
     assert session.closed

@@ -179,6 +179,7 @@ def test_token_and_its_expiry(server: MailServer, mechanism: str) -> None:
     [
         (b"AUTH PLAIN " + base64.b64encode(b"\0alice\0alice-password"), "alice-password"),
         (b"AUTH PLAIN " + base64.b64encode(b"bob\0alice\0alice-password"), "alice-password"),
+        (b"AUTH PLAIN " + base64.b64encode(b"\0alice\0alice-password").rstrip(b"="), "alice-password"),
         (b"auth plain " + base64.b64encode(b"\0alice\0wrong"), None),
         (b"MAIL FROM:<alice-password@example.test>", None),
         (b"NOOP alice-password", None),
@@ -434,7 +435,11 @@ def test_without_pytest() -> None:
         ({"users": ["Alice"]}, "users: 'Alice' is not the name of an account"),
         ({"users": ["alice@example.test"]}, "is not the name of an account"),
         ({"users": {"alice": ""}}, "the password of 'alice' must be a str that is not empty"),
-        ({"mechanisms": "PLAIN"}, "mechanisms must be names such as ('PLAIN', 'LOGIN')"),
+        ({"mechanisms": "PLAIN"}, "use names such as ('PLAIN', 'LOGIN')"),
+        ({"mechanisms": 5}, "mechanisms must be a collection, not int"),
+        ({"users": {"alice": "\ud800"}}, "the password of 'alice' must not contain"),
+        ({"users": {"alice": "a\r\nb"}}, "the password of 'alice' must not contain"),
+        ({"domain": None}, "domain must be a str"),
         ({"mechanisms": ["NTLM"]}, "unknown mechanism 'NTLM'"),
         ({"legacy": "no"}, "legacy must be a bool"),
         ({"domain": "exa mple"}, "invalid domain"),
@@ -476,7 +481,7 @@ def test_wait_for_what_no_message_can_match(server: MailServer, wanted: Any, say
 
 def test_deliver_takes_bytes_and_email_messages(server: MailServer) -> None:
     message: Any = "Subject: tea\n\n"
-    with pytest.raises(TypeError, match="message must be bytes, not str; use EmailMessage, or"):
+    with pytest.raises(TypeError, match="message must be bytes, not str; use an EmailMessage, or"):
         server.deliver("alice", message)
 
 
@@ -535,9 +540,12 @@ def test_transcript_says_how_to_read_it(server: MailServer) -> None:
     assert repr(server.transcript) == "<Transcript of 1 connections; print() shows it>"
 
 
-def test_clock_cannot_go_back(server: MailServer) -> None:
-    with pytest.raises(ValueError, match="must not be negative"):
-        server.clock.advance(-1)
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "60", None])
+def test_clock_cannot_go_back(server: MailServer, seconds: Any) -> None:
+    before = server.clock()
+    with pytest.raises((TypeError, ValueError), match="seconds must be"):
+        server.clock.advance(seconds)
+    assert server.clock() == before
 
 
 def test_delete_removes_only_the_given_messages(server: MailServer) -> None:
@@ -608,3 +616,110 @@ def test_port_in_use_is_an_error_after_which_the_server_can_be_closed() -> None:
 def test_wrong_address_or_port_is_refused(arguments: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         MailServer(**arguments)
+
+
+def test_secret_of_two_accounts_is_that_of_the_one_that_logs_in(server: MailServer) -> None:
+    server.reset(Options(users={"alice": "same", "bob": "same", "carol": "same"}))
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        for command in ("AUTH LOGIN", "Ym9i", "c2FtZQ==", "AUTH PLAIN AGNhcm9sAHNhbWU=", "AUTH PLAIN AGFsaWNlAHNhbWU="):
+            client.docmd(command)
+    fetcher = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    fetcher.user("bob")
+    fetcher.pass_("same")
+    fetcher.quit()
+    assert [found.user for found in server.secrets_in_clear] == ["bob", "carol", "alice", "bob"]
+
+
+def test_two_connections_from_one_port_have_their_own_transcripts(server: MailServer) -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for client in (first, second):
+            client.settimeout(30)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        first.bind(("127.0.0.1", 0))
+        second.bind(first.getsockname())
+        first.connect(("127.0.0.1", server.smtps_port))
+        second.connect(("127.0.0.1", server.pop3s_port))
+        wait_until(lambda: len(server.transcript) == 2)
+        for client in (first, second):
+            with server.ssl_context.wrap_socket(client, server_hostname=server.host) as wrapped:
+                wrapped.recv(1)
+    assert [connection.replies[0][:3] for connection in server.transcript] == ["220", "+OK"]
+    server.check()
+
+
+def test_reset_closes_a_connection_that_begins_meanwhile(server: MailServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients: list[socket.socket] = []
+    abort = server._abort_connections
+
+    def connect_and_abort() -> None:
+        abort()
+        if len(clients) < 2:
+            clients.append(socket.create_connection(("127.0.0.1", server.smtp_port), timeout=30))
+
+    monkeypatch.setattr(server, "_abort_connections", connect_and_abort)
+    clients.append(socket.create_connection(("127.0.0.1", server.smtp_port), timeout=30))
+    resetting = threading.Thread(target=server.reset, daemon=True)
+    resetting.start()
+    resetting.join(30)
+    ended = not resetting.is_alive()
+    for client in clients:
+        client.close()
+    assert ended
+
+
+def test_server_is_started_once() -> None:
+    server = MailServer()
+    server.start()
+    with pytest.raises(RuntimeError, match=r"start\(\) was called before; create another MailServer"):
+        server.start()
+    server.close()
+    with pytest.raises(RuntimeError, match="create another"):
+        server.start()
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_left_of_a_server_that_was_not_started() -> None:
+    server = MailServer()
+    assert Path(server.ca_file).exists()
+    server.close()
+    assert not Path(server.ca_file).exists()
+    wrong: Any = {"certificate": "bad"}
+    with pytest.raises(ValueError, match="certificate"), run_mail_server(**wrong):
+        pass
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_needs_the_thread_is_an_error_after_the_end() -> None:
+    with run_mail_server() as server:
+        pass
+    with pytest.raises(RuntimeError, match="the server is not running"):
+        server.reset()
+    with pytest.raises(RuntimeError, match="the server is not running"):
+        _ = server.grants
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork with threads
+def test_fork_of_the_process_has_no_server() -> None:
+    reading, writing = os.pipe()
+    with run_mail_server() as server:
+        child = os.fork()
+        if child == 0:
+            try:
+                server._remove_directory()
+                _ = server.messages
+            except RuntimeError as error:
+                os.write(writing, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        os.waitpid(child, 0)
+        assert b"the server runs in the parent process" in os.read(reading, 1_000)
+        os.close(reading)
+        assert Path(server.ca_file).exists()
+
+
+@pytest.mark.parametrize("message", ["text", None, bytearray(b"data")])
+def test_wrong_message_is_not_delivered(server: MailServer, message: Any) -> None:
+    with pytest.raises(TypeError, match=r"message must be bytes, not .*; use an EmailMessage"):
+        server.deliver("alice", message)

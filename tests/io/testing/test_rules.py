@@ -25,6 +25,7 @@ def at(command: object, sender: str | None = None, *recipients: str) -> Occurren
         ({}, True),
         ({"to": "bob@far.test"}, True),
         ({"to": "<BOB@FAR.TEST>"}, True),
+        ({"to": '"bob"@far.test'}, True),
         ({"to": "carol@far.test"}, False),
         ({"forward_path": "bob@far.test"}, True),
         ({"forward_path": Mailbox("Bob", "far.test")}, True),

@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from mailauth import pop3, smtp
@@ -102,6 +103,29 @@ def test_rule_asks_the_server(mail_server: MailServer) -> None:
         client.sendall(b"NOOP\r\n")
         assert client.recv(100).startswith(b"451 ")
     assert rule.used == 1
+
+
+@pytest.mark.parametrize(
+    ("failing", "failure"),
+    [
+        (lambda server: server.grants, "RuntimeError: the function where() must not wait for the server"),
+        (lambda server: server.reset(), "RuntimeError: the function where() must not wait for the server"),
+        (lambda server: pytest.fail("no"), "Failed: no"),
+        (lambda server: exit(1), "SystemExit: 1"),
+    ],
+)
+def test_failure_in_a_rule_does_not_stop_the_server(failing: Callable[[MailServer], object], failure: str) -> None:
+    server = MailServer()
+    server.start()
+    server.on(smtp.Noop, where=lambda noop: bool(failing(server))).reply(451).optional()
+    with connected(server.smtp_port) as client:
+        client.recv(100)
+        client.sendall(b"NOOP\r\n")
+        assert client.recv(100).startswith(b"250 ")
+    with pytest.raises(AssertionError) as caught:
+        server.check()
+    assert f"where() failed: {failure}" in str(caught.value)
+    server.close()
 
 
 def test_wait_asks_the_server(mail_server: MailServer) -> None:
@@ -205,3 +229,62 @@ def test_time_of_the_test_does_not_matter(mail_server: MailServer, monkeypatch: 
     waiting.join(10)
     assert not waiting.is_alive()
     assert len(waits) == 1
+
+
+def test_address_is_compared_as_rules_compare_it(mail_server: MailServer) -> None:
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.sendmail("Shop@far.test", ["alice@example.test"], b"Subject: tea\r\n\r\n")
+    mail_server.wait_for_message(to="<Alice@Example.test>", sender='"shop"@far.test', timeout=0)
+
+
+def test_wait_of_any_length(mail_server: MailServer) -> None:
+    found: list[Message] = []
+    waiting = threading.Thread(target=lambda: found.append(mail_server.wait_for_message(timeout=1e15)), daemon=True)
+    waiting.start()
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.sendmail("", ["alice@example.test"], b"Subject: tea\r\n\r\n")
+    waiting.join(30)
+    assert len(found) == 1
+
+
+def test_async_waits_leave_the_threads_to_the_application(mail_server: MailServer) -> None:
+    """anyio runs 40 functions in threads at the same time."""
+
+    def send() -> None:
+        with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+            for _ in range(45):
+                client.sendmail("", ["alice@example.test"], b"Subject: tea\r\n\r\n")
+
+    async def run() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(45):
+                tasks.start_soon(mail_server.wait_for_message_async)
+            await anyio.sleep(0.1)
+            await anyio.to_thread.run_sync(send)
+
+    anyio.run(run)
+
+
+def test_message_that_replaces_a_deleted_one_is_found(mail_server: MailServer) -> None:
+    """Meanwhile ``where`` has looked at the deleted one."""
+
+    def where(message: Message) -> bool:
+        if message.subject == "old" and not replaced.is_set():
+            mail_server.delete(message)
+            client.sendmail("", ["alice@example.test"], b"Subject: new\r\n\r\n")
+            replaced.set()
+        return message.subject == "new"
+
+    replaced = threading.Event()
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.sendmail("", ["alice@example.test"], b"Subject: old\r\n\r\n")
+        assert mail_server.wait_for_message(where=where, timeout=5).subject == "new"
+
+
+def test_reply_of_a_rule_that_was_not_sent_is_not_the_cause(mail_server: MailServer) -> None:
+    mail_server.on(smtp.Rcpt).reply(250)
+    client = smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30)
+    with client, pytest.raises(smtplib.SMTPRecipientsRefused):
+        client.sendmail("", ["bob@far.test"], b"Subject: tea\r\n\r\n")
+    with pytest.raises(AssertionError, match=r"^no message: the server replied '550 "):
+        mail_server.wait_for_message(to="bob@far.test", timeout=0)
