@@ -165,6 +165,8 @@ class _Test:
             secrets.setdefault(password.encode(), []).append(name)
         secrets |= {token: [name] for token, name in self.tokens.owners.items()}
         for part in _secret_parts(data):
+            if part.decode("utf-8", "replace") in self.options.users and _is_name_of_login(connection):
+                continue  # an account whose password is its name
             if (users := secrets.get(part)) is not None:
                 user = users[0] if len(users) == 1 else _named_last(users, connection)
                 self.secrets.append(
@@ -217,6 +219,12 @@ def _secret_parts(line: bytes) -> set[bytes]:
         for part in (decoded, *re.split(rb"[\0\1]", decoded)):
             parts |= {part, part.rpartition(b" ")[2]}  # "auth=Bearer TOKEN"
     return parts
+
+
+def _is_name_of_login(connection: ConnectionTranscript) -> bool:
+    """Return whether the last line of the client has the user name of the mechanism LOGIN."""
+    lines = [line.data.upper() for line in connection.lines[-5:] if line.source == CLIENT]
+    return lines[-1:] != [] and (lines[-1].startswith(b"AUTH LOGIN ") or lines[-2:-1] == [b"AUTH LOGIN"])
 
 
 def _named_last(users: Sequence[str], connection: ConnectionTranscript) -> str:

@@ -631,6 +631,17 @@ def test_secret_of_two_accounts_is_that_of_the_one_that_logs_in(server: MailServ
     assert [found.user for found in server.secrets_in_clear] == ["bob", "carol", "alice", "bob"]
 
 
+@pytest.mark.parametrize("commands", [["AUTH LOGIN", "Ym9i"], ["AUTH LOGIN Ym9i"]])
+def test_name_is_not_a_secret_if_it_is_the_password(server: MailServer, commands: list[str]) -> None:
+    server.reset(Options(users={"bob": "bob"}))
+    for last, found in ("*", 0), ("Ym9i", 1):
+        with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+            client.ehlo()
+            for command in [*commands, last]:
+                client.docmd(command)
+        assert len(server.secrets_in_clear) == found
+
+
 def test_two_connections_from_one_port_have_their_own_transcripts(server: MailServer) -> None:
     with socket.socket() as first, socket.socket() as second:
         for client in (first, second):
