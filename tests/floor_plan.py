@@ -344,7 +344,7 @@ def _speaks(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and bool(re.fullmatch(r"[2-5][0-5][0-9]", str(value)))
 
 
-TABLES_OF_CONNECTIONS: Final = frozenset({"mailauth_io.testing.mail_server"})
+TABLES_OF_CONNECTIONS: Final = frozenset({"mailauth_io.testing.mail_server", "mailauth_io.testing._current_test"})
 """The modules that may have a Peer as a key: it has a port, so each connection has its own."""
 
 

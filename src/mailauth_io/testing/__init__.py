@@ -7,8 +7,9 @@ from ..server.interceptors import DROP, PASS
 from . import odd_replies
 from ._certificates import CertificateKind
 from ._network import Network
+from ._secrets import ClearSecret
 from ._stores import Clock
-from .mail_server import ClearSecret, MailServer, mail_server
+from .mail_server import MailServer, mail_server
 from .message import Envelope, Message, StoredMessage
 from .odd_replies import OddReply
 from .options import OptionArguments, Options, StartTlsKind, UnusedRules

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias, get_args
 
 import attrs
 
+from .._checks import check_choice
 from ..adapters.tls.certificates import NAMES, TrustmeMissing, server_context
 from ..adapters.tls.channel_binding import BindingContext
 
@@ -33,14 +34,6 @@ VALIDITY_OF_EXPIRED: Final = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1
 """The first and the last moment of the certificate ``expired``."""
 
 _CA_FILE: Final = "mailauth-test-ca.pem"
-
-
-def check_kind(kind: object) -> CertificateKind:
-    """Return *kind*.  Raises ValueError if it is not one of ``KINDS``."""
-    for known in KINDS:
-        if kind == known:
-            return known
-    raise ValueError(f"certificate must be one of {', '.join(map(repr, KINDS))}, not {kind!r}")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -163,7 +156,8 @@ class SelectableContext(BindingContext):
 
         Raises ValueError if *kind* is not one of ``KINDS``.
         """
-        self._current = self._contexts[check_kind(kind)]
+        check_choice("kind", kind, KINDS)
+        self._current = self._contexts[kind]
 
     def wrap_bio(
         self,

@@ -147,8 +147,8 @@ class RecordingMachine(ABC, Generic[E]):
         """Return the reply that *answer* stands for.  ``Rule.reply()`` has checked its type."""
 
     @abstractmethod
-    def _is_positive(self, reply: bytes) -> bool:
-        """Return whether the command is carried out if *reply* is sent."""
+    def _is_positive(self, reply: bytes, command: object = None) -> bool:
+        """Return whether *reply* is positive: then a *command* to which it is the reply is carried out."""
 
     @abstractmethod
     def _follows(self, reply: bytes) -> Next:
@@ -398,8 +398,7 @@ class RecordingMachine(ABC, Generic[E]):
             command = self._parse(line)
         except (LocalProtocolError, ValueError):
             return True
-        answer = self._journal.rule_answer(self._occurrence(command))
-        passed = self._carry_out(answer, login=isinstance(command, smtp.Auth | pop3.Auth))
+        passed = self._carry_out_rule(command)
         if isinstance(command, smtp.Bdat):
             if passed:
                 self._to_pass = command.size
@@ -410,8 +409,9 @@ class RecordingMachine(ABC, Generic[E]):
                 self.machine.receive_data(b"RSET\r\n")
         return passed
 
-    def _carry_out(self, answer: Answer | None, *, login: bool = False) -> bool:
-        """Carry out the answer of a rule.  Return whether the server does what the client wants."""
+    def _carry_out_rule(self, command: object) -> bool:
+        """Carry out the answer of the rules to *command*.  Return whether the server does what the client wants."""
+        answer = self._journal.rule_answer(self._occurrence(command))
         if answer is None or isinstance(answer, Pass):
             return True
         self._note_content()
@@ -428,9 +428,9 @@ class RecordingMachine(ABC, Generic[E]):
             self._close_after_reply = True
             return True
         reply = self._wire_data(answer)
-        if self._is_positive(reply):
+        if self._is_positive(reply, command):
             self._replacement = reply
-            looks_like_one = login and self._follows(reply) is Next.RESPONSE
+            looks_like_one = isinstance(command, smtp.Auth | pop3.Auth) and self._follows(reply) is Next.RESPONSE
             self._replaces_challenge = answer.challenge if isinstance(answer, OddReply) else looks_like_one
             return True
         self._next = Next.COMMAND
@@ -465,8 +465,9 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
     def _reply(self, answer: int | smtp.Reply) -> smtp.Reply:
         return smtp.Reply(answer, text="simulated by the test") if isinstance(answer, int) else answer
 
-    def _is_positive(self, reply: bytes) -> bool:
-        return reply.lstrip(b"\r\n")[:1] in (b"2", b"3")
+    def _is_positive(self, reply: bytes, command: object = None) -> bool:
+        first = reply.lstrip(b"\r\n")[:1]
+        return first == b"2" or (first == b"3" and not isinstance(command, smtp.MessageComplete))
 
     def _follows(self, reply: bytes) -> Next:
         code = reply[:3]
@@ -499,7 +500,7 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
 
     def _at_question(self, question: smtp.Connected | smtp.MessageComplete) -> smtp.ServerEvent | None:
         """Ask the rules about the greeting, or about the end of the content."""
-        if self._carry_out(self._journal.rule_answer(self._occurrence(question))):
+        if self._carry_out_rule(question):
             return question
         self._content.clear()
         self._replaced = True  # by the reply of the rule, or by none
@@ -562,7 +563,7 @@ class Pop3Machine(RecordingMachine[pop3.ServerEvent]):
             return pop3.Reply(False, answer.value, "simulated by the test")
         return answer
 
-    def _is_positive(self, reply: bytes) -> bool:
+    def _is_positive(self, reply: bytes, command: object = None) -> bool:
         return reply.lstrip(b"\r\n").startswith(b"+")
 
     def _follows(self, reply: bytes) -> Next:
@@ -574,7 +575,7 @@ class Pop3Machine(RecordingMachine[pop3.ServerEvent]):
     def _observe(self, event: pop3.ServerEvent) -> pop3.ServerEvent | None:
         if not isinstance(event, pop3.Connected):
             return event
-        if self._carry_out(self._journal.rule_answer(self._occurrence(event))):
+        if self._carry_out_rule(event):
             return event
         self._replaced = True
         self.machine.answer(event, pop3.Unavailable.TEMPORARY)

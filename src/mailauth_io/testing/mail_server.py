@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
 import functools
 import os
@@ -13,9 +12,8 @@ import ssl
 import tempfile
 import threading
 import time
-import traceback
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Future
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
@@ -24,29 +22,27 @@ from typing import Any, Final, TypeVar, Unpack, cast
 
 import anyio
 import anyio.to_thread
-import attrs
 
-from mailauth import ACCEPT, ServerMachine, Tls, pop3, smtp
-from mailauth.grants import Lookup
-from mailauth.policy import Decision, Reason, RelayPolicy
+from mailauth import ServerMachine, Tls, pop3, smtp
 
 from .._checks import check_address_text, check_choice, check_number, check_port, check_type
-from ..adapters import AsyncServerConnection, Limits, Peer
+from ..adapters import AsyncServerConnection, Limits
 from ..adapters.tls.layer import POP3, SMTP
-from ..server.config import PORTS, Stores
+from ..server.config import PORTS
 from ..server.pop3_session import Pop3Session
 from ..server.smtp_session import SmtpSession
-from ..server.state import ServerState
-from ..stores import ActiveGrant, Hashing, MemoryAccounts, MemoryGrants, MemoryMaildrops
+from ..stores import ActiveGrant, Hashing
 from ._certificates import CertificateSet, SelectableContext
+from ._current_test import CurrentTest
 from ._explain import Wanted, explain
 from ._machine import Pop3Machine, RecordingMachine, SmtpMachine
 from ._network import Listener, Network
-from ._stores import Clock, EmptyOutbox, ExpiringTokens, RememberedGrants
+from ._secrets import ClearSecret
+from ._stores import Clock
 from .message import Message, StoredMessage
 from .options import OptionArguments, Options
-from .rules import Answer, Occurrence, Rule, find_answer
-from .transcript import CLIENT, TLS_FAILED, ConnectionTranscript, Transcript
+from .rules import Rule
+from .transcript import Transcript
 
 T = TypeVar("T")
 
@@ -59,132 +55,6 @@ _LONGEST_WAIT: Final = 86_400.0
 
 _ITERATIONS: Final = 50
 """Iterations of the event loop within which the server accepts a waiting connection and handles the data on it."""
-
-
-@attrs.frozen
-class ClearSecret:
-    """A password or token that a client has sent without TLS.
-
-    For example:
-
-        for secret in mail_server.secrets_in_clear:
-            print(secret.user, secret.command)
-    """
-
-    user: str
-    """The account."""
-    secret: str = attrs.field(repr=False)
-    """The password or the token."""
-    command: str
-    """The line that contains it, possibly in base64."""
-    protocol: str
-    """``"SMTP"`` or ``"POP3"``."""
-
-
-@attrs.frozen(kw_only=True)
-class _OpenRelay(RelayPolicy):
-    """Accepts mail for other domains from every client.  Grants are still looked up, for the envelope."""
-
-    def decide(
-        self,
-        forward_path: smtp.Mailbox,
-        *,
-        identity: str | None,
-        grant: Lookup,
-        reverse_path: smtp.Mailbox | None = None,
-    ) -> Decision:
-        decision = RelayPolicy.decide(self, forward_path, identity=identity, grant=grant, reverse_path=reverse_path)
-        return attrs.evolve(decision, verdict=ACCEPT) if decision.reason is Reason.NO_GRANT else decision
-
-
-class _Test:
-    """The state of one test: ``MailServer.reset()`` makes a new one.  It is the Journal of the machines."""
-
-    def __init__(self, options: Options, hashing: Hashing, changed: threading.Condition) -> None:
-        self.options = options
-        self.clock = Clock()
-        self.tokens = ExpiringTokens(self.clock)
-        self.grants = RememberedGrants(MemoryGrants(lifetime=options.grant_lifetime or 1.0, clock=self.clock))
-        self.maildrops = MemoryMaildrops()
-        self.state = ServerState.of(
-            options.config(),
-            Stores(
-                accounts=MemoryAccounts({name: password.encode() for name, password in options.users.items()}),
-                maildrops=self.maildrops,
-                outbox=EmptyOutbox(),
-                grants=self.grants if options.grant_lifetime else None,
-                tokens=self.tokens,
-                hashing=hashing,
-            ),
-            self.clock,
-            on_error=self.session_failed,
-        )
-        if options.open_relay:
-            self.state = attrs.evolve(self.state, policy=_OpenRelay(domains=self.state.policy.domains))
-        self.starttls_injected = options.starttls == "injected"
-        offered = options.starttls != "stripped"
-        self.smtp_settings = attrs.evolve(self.state.smtp_settings(), starttls=offered)
-        self.pop3_settings = attrs.evolve(self.state.pop3_settings(), stls=offered)
-        self.transcript = Transcript()
-        self.open_connections: dict[tuple[str, Peer], ConnectionTranscript] = {}
-        """By the name of the port too: a client may connect to two ports from one of its own."""
-        self.rules: list[Rule] = []
-        self.messages: list[Message] = []
-        self.returned: list[Message] = []
-        """The messages that ``wait_for_message()`` has returned."""
-        self.secrets: list[ClearSecret] = []
-        self.errors: list[Exception] = []
-        self._changed = changed
-
-    def session_failed(self, error: Exception, peer: Peer) -> None:
-        self.errors.append(error)
-
-    def connected(self, service: str, peer: Peer) -> None:
-        """Begin the transcript of a connection: with implicit TLS, before the handshake."""
-        self.open_connections[service, peer] = self.transcript.open(service, peer.address)
-
-    def tls_failed(self, service: str, peer: Peer, error: OSError) -> None:
-        """Note a failed handshake in the transcript of its connection."""
-        if isinstance(error, ssl.SSLError) and error.reason:
-            reason = error.reason.replace("_", " ").lower()
-        else:
-            reason = str(error) or type(error).__name__
-        self.open_connections[service, peer].note(f"{TLS_FAILED}: {reason}")
-
-    def rule_answer(self, occurrence: Occurrence) -> Answer | None:
-        return find_answer(tuple(self.rules), occurrence)
-
-    def message_accepted(self, message: Message) -> None:
-        with self._changed:
-            self.messages.append(message)
-            self._changed.notify_all()
-
-    def sent_in_clear(self, data: bytes, connection: ConnectionTranscript) -> None:
-        secrets: dict[bytes, list[str]] = {}
-        for name, password in self.options.users.items():
-            secrets.setdefault(password.encode(), []).append(name)
-        secrets |= {token: [name] for token, name in self.tokens.owners.items()}
-        for part in _secret_parts(data):
-            if part.decode("utf-8", "replace") in self.options.users and _is_name_of_login(connection):
-                continue  # an account whose password is its name
-            if (users := secrets.get(part)) is not None:
-                user = users[0] if len(users) == 1 else _named_last(users, connection)
-                self.secrets.append(
-                    ClearSecret(user, part.decode(), data.decode("ascii", "backslashreplace"), connection.protocol)
-                )
-                return
-
-    def grant_of(self, address: str, recipient: smtp.Mailbox) -> str | None:
-        # The server looks up no grant for a local recipient: one that it has found before may have expired.
-        return None if self.state.policy.is_local(recipient) else self.grants.last_found(address)
-
-    @property
-    def problems(self) -> list[str]:
-        """The reasons to fail the test: exceptions in the server, and rules that were not used up."""
-        problems = ["".join(traceback.format_exception(error)) for error in self.errors]
-        if self.options.unused_rules == "fail":
-            problems += [rule.problem for rule in self.rules if rule.problem is not None]
-        return problems
 
 
 def _now() -> float:
@@ -207,35 +77,6 @@ def _remove_directory(directory: str, process: int) -> None:
 async def _pass_iterations() -> None:
     for _ in range(_ITERATIONS):
         await asyncio.sleep(0)
-
-
-def _secret_parts(line: bytes) -> set[bytes]:
-    """Return the parts of a command or a SASL response that may be a password or a token."""
-    verb, _, argument = line.partition(b" ")
-    parts = {argument} if verb.upper() == b"PASS" else set[bytes]()
-    encoded = line.rpartition(b" ")[2].rstrip(b"=")  # some clients leave the padding out
-    with contextlib.suppress(binascii.Error):
-        decoded = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4), strict_mode=True)
-        for part in (decoded, *re.split(rb"[\0\1]", decoded)):
-            parts |= {part, part.rpartition(b" ")[2]}  # "auth=Bearer TOKEN"
-    return parts
-
-
-def _is_name_of_login(connection: ConnectionTranscript) -> bool:
-    """Return whether the last line of the client has the user name of the mechanism LOGIN."""
-    lines = [line.data.upper() for line in connection.lines[-5:] if line.source == CLIENT]
-    return lines[-1:] != [] and (lines[-1].startswith(b"AUTH LOGIN ") or lines[-2:-1] == [b"AUTH LOGIN"])
-
-
-def _named_last(users: Sequence[str], connection: ConnectionTranscript) -> str:
-    """Return the one of *users* whose name the client has sent last, as a part of a login."""
-    for line in reversed(connection.lines):
-        if line.source == CLIENT:
-            parts = {part.lower() for part in (line.data.rpartition(b" ")[2], *_secret_parts(line.data))}
-            for user in users:
-                if user.encode() in parts:
-                    return user
-    return users[0]
 
 
 class MailServer:
@@ -278,7 +119,7 @@ class MailServer:
         self.network = Network()
         """The network faults: latency, bandwidth, slicer, reset_peer and limit_data."""
         self._listeners: dict[str, Listener] = {}
-        self._test: _Test
+        self._test: CurrentTest
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._thread: threading.Thread | None = None
@@ -325,7 +166,7 @@ class MailServer:
             started.set_exception(error)
 
     def _begin(self, options: Options) -> None:
-        self._test = _Test(options, self._hashing, self._changed)
+        self._test = CurrentTest(options, self._hashing, self._changed)
         self._tls_context.present(options.certificate)
         self.network.clear()
 
@@ -404,7 +245,7 @@ class MailServer:
                 " can ask it for messages or change it"
             )
 
-    def _settled(self) -> _Test:
+    def _settled(self) -> CurrentTest:
         """Return the test, after the server has handled what clients have sent, even if they await no reply."""
         thread = self._thread  # None after close()
         if thread is not None and threading.current_thread() is not thread:  # a rule may call a function there

@@ -238,10 +238,12 @@ def test_certificates_are_different(certificates: CertificateSet) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "Valid", "self-signed", None, 5, b"valid", ["valid"]])
-def test_unknown_kind_is_refused_with_the_known_ones(kind: object, context: SelectableContext) -> None:
+def test_unknown_kind_is_refused(kind: object, context: SelectableContext) -> None:
     context.present("untrusted")
     presented = context.certificate
-    with pytest.raises(ValueError, match="'valid', 'expired', 'wrong_host', 'untrusted', not "):
+    with pytest.raises(
+        (TypeError, ValueError), match=r"kind must be (one of valid, expired, wrong_host, untrusted|a str)"
+    ):
         context.present(kind)  # type: ignore[arg-type]  # what a user may write in a marker
     assert context.certificate == presented
 

@@ -355,7 +355,7 @@ def test_rejected_content_is_not_a_message() -> None:
     assert sum(isinstance(event, smtp.MessageAborted) for event in session.events) == 1
 
 
-@pytest.mark.parametrize("content", [b"552 no\r\n", b"\0\0\0", b"HTTP/1.1 400\r\n\r\n"])
+@pytest.mark.parametrize("content", [b"552 no\r\n", b"354 go ahead\r\n", b"\0\0\0", b"HTTP/1.1 400\r\n\r\n"])
 def test_bytes_that_are_not_a_positive_reply_reject_the_content(content: bytes) -> None:
     journal = Journal(Rule(smtp.MessageComplete).reply(content))
     session = Driver(smtp_machine(journal=journal))

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 import attrs
 
+from mailauth import smtp
+
 from ..._checks import check_text, check_type
 
 _PROTOCOLS: Final[Mapping[str, Literal["SMTP", "POP3"]]] = {"mailauth.smtp": "SMTP", "mailauth.pop3": "POP3"}
@@ -93,10 +95,13 @@ class OddReply:
     def positive(self) -> bool:
         """Whether it begins as a positive reply: with 2 or 3 in SMTP, and with ``+`` in POP3.
 
-        Empty lines before it do not count.  The server carries out the command if this is true.
+        Empty lines before it do not count.  3 is not positive at the end of the content, where nothing may follow.  The
+        server carries out the command if this is true.
         """
         start = self.data.lstrip(b"\r\n")[:1]
-        return start in (b"2", b"3") if self.protocol == "SMTP" else start == b"+"
+        if self.protocol == "POP3":
+            return start == b"+"
+        return start == b"2" or (start == b"3" and self.step is not smtp.MessageComplete)
 
 
 def by_name(replies: Iterable[object]) -> Mapping[str, OddReply]:
