@@ -19,6 +19,7 @@ import anyio
 from .._workers import FILES
 from ..adapters.tls.certificate_validity import day, validity
 from ..adapters.tls.channel_binding import BindingContext
+from ..adapters.tls.current_context import CurrentContext
 from ..logs import Event, describe_error
 from ..server import LOGGER
 from .errors import ConfigError
@@ -35,20 +36,12 @@ WARNING_DAYS: Final = 14
 _DAY: Final = 86_400.0
 
 
-class RenewingContext(ssl.SSLContext):
-    """A context for a server that passes each handshake on to the context that was made last.
-
-    A connection keeps the context that it started with.  Attributes set on this context have no effect.
-
-    ``SSLContext.sni_callback`` is not used for this, although it is also called for a client that sends no name: the
-    first context would go on to issue and accept the session tickets.  A client could then resume a session with a
-    certificate of an authority that has been removed from the file of client authorities.
-    """
+class RenewingContext(CurrentContext):
+    """A context for a server that uses the files as they were loaded last."""
 
     _make: Callable[[], BindingContext]
     _files: tuple[Path, ...]
     _clock: Callable[[], float]
-    _current: BindingContext
     _seen: tuple[object, ...]
     _reported: tuple[object, ...] | None
     _lock: threading.Lock
@@ -72,22 +65,6 @@ class RenewingContext(ssl.SSLContext):
         context._lock = threading.Lock()
         context._warned = -_DAY
         return context
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        """As ``ssl.SSLContext.wrap_bio``, with the newest context."""
-        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-
-    @property
-    def certificate(self) -> bytes | None:
-        """The certificate that the next handshake presents, in DER."""
-        return self._current.certificate
 
     async def keep_current(self) -> Never:
         """Check the files in a thread every ``INTERVAL`` seconds, until it is cancelled."""

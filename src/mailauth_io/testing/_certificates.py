@@ -18,6 +18,7 @@ import attrs
 from .._checks import check_choice
 from ..adapters.tls.certificates import NAMES, TrustmeMissing, server_context
 from ..adapters.tls.channel_binding import BindingContext
+from ..adapters.tls.current_context import CurrentContext
 
 if TYPE_CHECKING:
     import trustme
@@ -127,11 +128,8 @@ class _SetOfProcess:
 _OF_PROCESS: Final = _SetOfProcess()
 
 
-class SelectableContext(BindingContext):
+class SelectableContext(CurrentContext):
     """A context for a server that presents the certificate that ``present()`` selected last.
-
-    A connection keeps the certificate of its handshake.  Attributes set on this context have no effect, and no
-    certificate is loaded into it.
 
     For example:
 
@@ -140,7 +138,6 @@ class SelectableContext(BindingContext):
     """
 
     _contexts: Mapping[CertificateKind, BindingContext]
-    _current: BindingContext
 
     @classmethod
     def of(cls, certificates: CertificateSet) -> Self:
@@ -158,19 +155,3 @@ class SelectableContext(BindingContext):
         """
         check_choice("kind", kind, KINDS)
         self._current = self._contexts[kind]
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        """As ``ssl.SSLContext.wrap_bio``, with the context of the selected certificate."""
-        return self._current.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
-
-    @property
-    def certificate(self) -> bytes | None:
-        """The certificate that the next handshake presents, in DER."""
-        return self._current.certificate
