@@ -119,7 +119,7 @@ class MailServer:
         self.network = Network()
         """The network faults: latency, bandwidth, slicer, reset_peer and limit_data."""
         self._listeners: dict[str, Listener] = {}
-        self._test: CurrentTest
+        self._begun: CurrentTest | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._thread: threading.Thread | None = None
@@ -166,7 +166,7 @@ class MailServer:
             started.set_exception(error)
 
     def _begin(self, options: Options) -> None:
-        self._test = CurrentTest(options, self._hashing, self._changed)
+        self._begun = CurrentTest(options, self._hashing, self._changed)
         self._tls_context.present(options.certificate)
         self.network.clear()
 
@@ -283,9 +283,16 @@ class MailServer:
         """The host to connect to: ``"localhost"``, for which the certificate is valid, or another *address*."""
         return "localhost" if self._address in _ADDRESSES_OF_LOCALHOST else self._address
 
+    @property
+    def _test(self) -> CurrentTest:
+        """The test that runs, or has run last."""
+        if self._begun is None:
+            raise RuntimeError("the server was not started; call start()")
+        return self._begun
+
     def _port(self, service: str) -> int:
         if service not in self._listeners:
-            raise RuntimeError("the server has no ports yet; call start()")
+            raise RuntimeError("the server was not started; call start()")
         return self._listeners[service].port
 
     @property

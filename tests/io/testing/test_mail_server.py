@@ -495,10 +495,11 @@ def test_closed_server_keeps_what_has_happened() -> None:
             ask()
 
 
-def test_server_that_was_not_started_has_no_ports() -> None:
+def test_server_that_was_not_started() -> None:
     server = MailServer()
-    with pytest.raises(RuntimeError, match=re.escape("call start()")):
-        _ = server.smtp_port
+    for name in ("smtp_port", "users", "messages", "transcript", "clock"):
+        with pytest.raises(RuntimeError, match=re.escape("the server was not started; call start()")):
+            getattr(server, name)
     with pytest.raises(RuntimeError, match=re.escape("start() was not called")):
         server.reset()
     server.close()
