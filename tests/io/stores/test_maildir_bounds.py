@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
@@ -23,6 +22,7 @@ from mailauth_io._maildir import MAX_MESSAGE, MaildirPath, StagedFile, list_mess
 from mailauth_io._workers import FILES, UNLOCKING
 from mailauth_io.stores import MaildirMaildrops, OpenedMaildrop, _maildir_messages, _wire_sizes, maildir_maildrops
 from mailauth_io.stores.protocols import PartialMaildrop
+from tests.io.descriptors import open_files_in
 from tests.io.line_echo import cancel_when_blocked
 from tests.io.server_support import Run, on_both_loops
 from tests.io.stores.test_maildirs import foreign
@@ -312,7 +312,6 @@ def test_every_loop_over_files_and_data_can_be_stopped(
     foreign(tmp_path, "1.x", b"a\n")
     foreign(tmp_path, "1.x:2,S", b"b\n", "cur")
     foreign(tmp_path, "old", b"", "tmp")
-    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
 
     def stop() -> None:
         raise CallAbandoned
@@ -332,8 +331,7 @@ def test_every_loop_over_files_and_data_can_be_stopped(
         with pytest.raises(CallAbandoned):
             functions[work]()
     assert os.listdir(tmp_path / "tmp") == ["old"]
-    if before:
-        assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files_in(tmp_path) == []
 
 
 # Work on the event loop
@@ -386,15 +384,7 @@ def test_closing_a_maildrop_does_not_wait_for_the_disk(
     assert closing_threads
     assert main_thread not in closing_threads
     assert maildir_maildrops._Lock._closing == {}
-    assert not [path for path in open_files() if str(tmp_path) in path]
-
-
-def open_files() -> list[str]:
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return found
+    assert open_files_in(tmp_path) == []
 
 
 @on_both_loops

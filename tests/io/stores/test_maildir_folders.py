@@ -27,7 +27,8 @@ from mailauth_io.stores import (
     MessageContent,
     maildir_maildrops,
 )
-from mailauth_io.stores.protocols import PartialMaildrop
+from mailauth_io.stores.protocols import PartialMaildrop, SharedMaildrop
+from tests.io.descriptors import open_files_in
 from tests.io.server_support import Run, Served, accounts, meet, on_both_loops
 from tests.io.stores.test_maildirs import foreign, make_maildir
 from tests.io.stores.test_maildrops import opened, put, whole
@@ -299,9 +300,8 @@ def test_lock_that_is_always_replaced_is_in_use(run: Run, tmp_path: Path, monkey
     monkeypatch.setattr(fcntl, "flock", late)
 
     async def main() -> None:
-        before = len(os.listdir("/proc/self/fd"))
         assert await MaildirMaildrops(tmp_path).open("alice") is pop3.Unavailable.IN_USE
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_files_in(tmp_path) == []
 
     run(main)
 
@@ -377,18 +377,19 @@ def test_no_descriptor_stays_open(run: Run, tmp_path: Path) -> None:
 
     async def main() -> None:
         maildrops = MaildirMaildrops(tmp_path)
-        await put(maildrops, "alice", b"a\r\n")  # starts a thread
-        before = len(os.listdir("/proc/self/fd"))
         await put(maildrops, "alice", b"a\r\n")
+        assert open_files_in(tmp_path) == []
         maildrop = await opened(maildrops, "alice")
-        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert open_files_in(tmp_path) == [str(tmp_path / "alice" / "mailauth.lock")]
         await whole(maildrop, 1)
         await maildrop.update(frozenset({1}))
         maildrop.close()
+        assert isinstance(maildrop, SharedMaildrop)
+        await maildrop.wait_closed()
         for name in ("broken", "locked"):
             with pytest.raises(OSError, match=r"tmp is |Is a directory"):
                 await maildrops.open(name)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_files_in(tmp_path) == []
 
     run(main)
 
