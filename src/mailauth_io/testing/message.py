@@ -180,7 +180,7 @@ def _end_of_other_markup(text: str, start: int) -> int:
     """Return where the comment, declaration or end tag at *start* ends; after the ``<`` if it is text."""
     for begin, end in _OTHER_MARKUP:
         if text.startswith(begin, start):
-            found = text.find(end, start + len(begin))
+            found = text.find(end, start + 2)  # "<!-->" is a whole comment
             return len(text) if found < 0 else found + len(end)
     return start + 1
 
@@ -202,7 +202,7 @@ def _read_attributes(text: str, position: int) -> tuple[int, list[str]]:
             found = _UNQUOTED.match(text, position)
             assert found is not None
             value, position = found[0], found.end()
-        value = html.unescape(value)
+        value = html.unescape(value).strip()
         if name[1].lower() in ("href", "src", "action") and _URL.match(value):
             links.append(value)
     end = text.find(">", position)

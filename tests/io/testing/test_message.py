@@ -107,6 +107,8 @@ def test_time_for_links_in_html_is_linear(markup: str) -> None:
         ("1 < 2 <3 http://a.test <!doctype html><?php http://no.test ?>http://b.test", ("http://a.test", "http://b.test")),
         ("http://a.test</a href='http://no.test'><!-- <a href='http://no.test'> -->", ("http://a.test",)),
         ("http://a.test <!-- http://no.test", ("http://a.test",)),
+        ("<!-->http://a.test<!---><a href='http://b.test'><!-- --> <!-- http://no.test", ("http://a.test", "http://b.test")),
+        ("<a href=' http://a.test\n'>", ("http://a.test",)),
         ("http://a.test <a href='http://no.test", ("http://a.test",)),
         ("<a href='&#104;ttp://a.test/?a&amp;b'>http://b.test/?a&amp;b", ("http://a.test/?a&b", "http://b.test/?a&b")),
     ],
