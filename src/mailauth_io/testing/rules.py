@@ -215,12 +215,17 @@ class Rule:
             with self._lock:
                 self._missed += 1
                 self._reason = "and another rule replied"
+                if not self._has_fields(occurrence):
+                    self._reason = self._difference(occurrence)
 
     def _difference(self, occurrence: Occurrence) -> str:
         """Return why *occurrence* does not match."""
         different = [name for name in self._fields if not self._has(occurrence, name)]
         shown = ", ".join(f"{name}={_shown_field(occurrence, name)!r}" for name in different)
         return f"with {shown}" if shown else "and where() returned false"
+
+    def _has_fields(self, occurrence: Occurrence) -> bool:
+        return all(self._has(occurrence, name) for name in self._fields)
 
     def _has(self, occurrence: Occurrence, name: str) -> bool:
         wanted = self._fields[name]
@@ -231,7 +236,7 @@ class Rule:
         return _equal(getattr(occurrence.command, name), wanted)
 
     def _matches(self, occurrence: Occurrence) -> bool:
-        if not all(self._has(occurrence, name) for name in self._fields):
+        if not self._has_fields(occurrence):
             return False
         if self._where is None:
             return True

@@ -71,6 +71,17 @@ def test_answers_are_repeated_as_a_whole(codes: list[int], times: int, calls: in
     assert (rule.problem is None) == (calls >= len(expected))
 
 
+def test_rule_after_another_rule_says_what_it_would_have_needed() -> None:
+    first, other, same = (
+        Rule(smtp.Help).reply(451),
+        Rule(smtp.Help, argument="x").reply(452),
+        Rule(smtp.Help).reply(453),
+    )
+    assert find_answer([first, other, same], at(smtp.Help(argument="y"))) == 451
+    assert str(other.problem).endswith("was never used: HELP was reached once, with argument='y'")
+    assert str(same.problem).endswith("was never used: HELP was reached once, and another rule replied")
+
+
 def test_rule_without_end() -> None:
     rule = Rule(smtp.Noop).reply(451, PASS).always()
     assert rule.problem == "on(smtp.Noop).reply(451, PASS).always() was never used: no session reached NOOP"
