@@ -138,6 +138,8 @@ class MailServer:
         if self._thread is not None or not self._remove_directory.alive:
             raise RuntimeError("start() was called before; create another MailServer")
         self._process = os.getpid()
+        self._loop = _EventLoop()
+        self._stop = asyncio.Event()
         started: Future[None] = Future()
         serving = functools.partial(self._run, options or Options(), started)
         self._thread = threading.Thread(target=serving, name="mailauth test server", daemon=True)
@@ -145,18 +147,15 @@ class MailServer:
         started.result(_START_TIMEOUT)
 
     def _run(self, options: Options, started: Future[None]) -> None:
-        with asyncio.Runner(loop_factory=_EventLoop) as runner:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve(options, started))
 
     async def _serve(self, options: Options, started: Future[None]) -> None:
         try:
-            self._loop = asyncio.get_running_loop()
-            self._stop = asyncio.Event()
             self._begin(options)
             async with contextlib.AsyncExitStack() as stack:
                 for service in PORTS:
-                    listener = await stack.enter_async_context(self._listen(service))
-                    self._listeners[service] = listener
+                    self._listeners[service] = await stack.enter_async_context(self._listen(service))
                 started.set_result(None)
                 await self._stop.wait()
                 self._abort_connections()
@@ -501,24 +500,26 @@ class MailServer:
                 limiter=anyio.CapacityLimiter(1),  # of its own: a long wait must not use a thread of the application
             )
         finally:
-            cancelled.set()
             with self._changed:
+                cancelled.set()
                 self._changed.notify_all()
         if isinstance(found, str):  # raised here, so that the traceback does not begin with the thread
             raise AssertionError(found)
         return found
 
     def _wait(self, wanted: Wanted, timeout: float, cancelled: threading.Event) -> Message | str:
-        """Return the message, or the text that explains why none has arrived."""
+        """Return the message, or the text that explains why none has arrived; empty if the caller was cancelled."""
         check_number("timeout", timeout, zero=True)
         self._check_process()
         test = self._test
         deadline = _now() + timeout
-        while not cancelled.is_set():
+        while True:
             messages = tuple(test.messages)
             # Without the lock: the server waits for it, and the function "where" may wait for the server.
             matching = [message for message in messages if message not in test.returned and wanted.matches(message)]
             with self._changed:
+                if cancelled.is_set():
+                    return ""
                 for message in matching:
                     if message not in test.returned:  # by another thread
                         test.returned.append(message)
@@ -526,10 +527,8 @@ class MailServer:
                 left = deadline - _now()
                 if left <= 0:
                     break
-                if tuple(test.messages) == messages and not cancelled.is_set():
+                if tuple(test.messages) == messages:
                     self._changed.wait(min(left, _LONGEST_WAIT))
-        else:
-            return ""  # the caller was cancelled
         self._settled()
         return explain(wanted, timeout, test.messages, test.returned, test.transcript, self.network.used)
 

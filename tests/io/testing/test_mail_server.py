@@ -11,6 +11,7 @@ import signal
 import smtplib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
@@ -595,6 +596,18 @@ def test_host_reaches_the_address(address: str, host: str) -> None:
     assert not Path(server.ca_file).exists()
 
 
+def test_server_without_an_event_loop_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(sys.modules[MailServer.__module__], "_EventLoop", fail)  # "testing.mail_server" is a function
+    server = MailServer()
+    with pytest.raises(OSError, match="too many open files"):
+        server.start()
+    server.close()
+    assert not Path(server.ca_file).exists()
+
+
 def test_port_in_use_is_an_error_after_which_the_server_can_be_closed() -> None:
     with run_mail_server() as other:
         server = MailServer(ports={"smtps": other.smtps_port})
@@ -630,6 +643,22 @@ def test_secret_of_two_accounts_is_that_of_the_one_that_logs_in(server: MailServ
     fetcher.pass_("same")
     fetcher.quit()
     assert [found.user for found in server.secrets_in_clear] == ["bob", "carol", "alice", "bob"]
+
+
+def test_name_of_a_login_is_not_its_password(server: MailServer) -> None:
+    """Of several parts of a response that are passwords, the last one is that of the login."""
+    names = [f"user{number}" for number in range(20)]
+    server.reset(
+        Options(
+            users={**{name: f"{name}-secret" for name in names}, "mallory": "-", **{f"x{name}": name for name in names}}
+        )
+    )
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as client:
+        client.ehlo()
+        for name in names:
+            client.docmd("AUTH PLAIN", base64.b64encode(f"\0{name}\0{name}-secret".encode()).decode())
+            client.rset()
+    assert [found.secret for found in server.secrets_in_clear] == [f"{name}-secret" for name in names]
 
 
 @pytest.mark.parametrize("commands", [["AUTH LOGIN", "Ym9i"], ["AUTH LOGIN Ym9i"]])

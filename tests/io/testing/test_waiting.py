@@ -288,3 +288,25 @@ def test_reply_of_a_rule_that_was_not_sent_is_not_the_cause(mail_server: MailSer
         client.sendmail("", ["bob@far.test"], b"Subject: tea\r\n\r\n")
     with pytest.raises(AssertionError, match=r"^no message: the server replied '550 "):
         mail_server.wait_for_message(to="bob@far.test", timeout=0)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_cancelled_wait_takes_no_message(mail_server: MailServer, backend: str) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    def where(message: Message) -> bool:
+        begun.set()
+        return cancelled.wait(30)
+
+    async def cancel_wait() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: mail_server.wait_for_message_async(where=where))
+            await anyio.to_thread.run_sync(begun.wait, 30)
+            tasks.cancel_scope.cancel()
+        cancelled.set()
+
+    with smtplib.SMTP(mail_server.host, mail_server.smtp_port, timeout=30) as client:
+        client.sendmail("", ["alice@example.test"], b"Subject: tea\r\n\r\n")
+    anyio.run(cancel_wait, backend=backend)
+    time.sleep(0.05)  # the thread of the wait goes on
+    assert mail_server.wait_for_message(timeout=0).subject == "tea"
