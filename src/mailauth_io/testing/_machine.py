@@ -201,8 +201,6 @@ class RecordingMachine(ABC, Generic[E]):
 
     def receive_data(self, data: bytes) -> None:
         if self._handshake:
-            if not data:
-                self._handshake = False
             self.machine.receive_data(data)
         elif not data:
             self._ended = True
@@ -349,7 +347,7 @@ class RecordingMachine(ABC, Generic[E]):
         """Return the next line, or the next part of a chunk or of content; None if it is not complete."""
         data = self._input
         if self._to_pass:
-            size = min(self._to_pass, len(data), _MAX_LINE // 2)
+            size = min(self._to_pass, len(data))
         elif self._next is Next.CONTENT:
             size = self._content_before_end()
         else:
@@ -377,7 +375,7 @@ class RecordingMachine(ABC, Generic[E]):
         if not self._ended:
             for part in _PART_OF_END:
                 if data.endswith(part):
-                    return len(data) - len(part.removeprefix(b"\r\n"))
+                    return len(data) - len(part)
         return len(data)
 
     def _discard_input(self) -> None:
@@ -492,8 +490,6 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
                 self._mechanism = event.mechanism
             case MessageChunk():
                 self._content.append(event.data)
-            case smtp.MessageAborted():
-                self._content.clear()
             case _:
                 pass
         return event
@@ -502,7 +498,6 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
         """Ask the rules about the greeting, or about the end of the content."""
         if self._carry_out_rule(question):
             return question
-        self._content.clear()
         self._replaced = True  # by the reply of the rule, or by none
         asked: Any = question  # of either type
         self.machine.answer(asked, _REJECTION)
@@ -518,12 +513,11 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
             self._mail = asked
             self._recipients = []
             self._grant = None
+            self._content = []  # also that of a message that was rejected, or not completed
         elif isinstance(asked, smtp.Rcpt):
             self._recipients.append(str(asked.forward_path))
             if self.identity is None:
                 self._grant = self._journal.grant_of(self.transcript.peer, asked.forward_path) or self._grant
-        elif isinstance(asked, smtp.Data):
-            self._content.clear()
         elif isinstance(asked, smtp.MessageComplete):
             self._keep()
 
@@ -544,9 +538,6 @@ class SmtpMachine(RecordingMachine[smtp.ServerEvent]):
                 parameters=mail_parameters(mail),
             ),
         )
-        self._content.clear()
-        self._mail = None
-        self._recipients = []
         self._journal.message_accepted(message)
 
 

@@ -386,6 +386,7 @@ def test_stall_sends_nothing_more_and_ends_with_the_client(step: type[object]) -
     assert session.output == before
     assert not session.closed
     assert session.receive(b"").closed
+    assert "NOOP" not in str(session.machine.transcript)
 
 
 def test_stall_ends_with_the_server() -> None:
@@ -440,6 +441,15 @@ def test_commands_sent_before_tls_are_discarded() -> None:
     assert "discarded 6 bytes that were sent before TLS" in str(machine.transcript)
 
 
+def test_transcript_of_starttls() -> None:
+    machine = smtp_machine(journal=Journal(starttls_injected=True))
+    Driver(machine).receive(b"EHLO c.test\r\nSTARTTLS\r\n")
+    lines = [str(line) for line in machine.transcript.lines]
+    assert lines[lines.index("C: STARTTLS") + 1 :] == [
+        "S: 220 2.0.0 ready to start TLS", "S: 250 injected before TLS", "*: TLS started: TLSv1.3",
+    ]  # fmt: skip
+
+
 # Messages
 
 
@@ -492,6 +502,54 @@ def test_transcript_of_a_session() -> None:
     assert machine.transcript.replies[-1] == "221 2.0.0 goodbye"
 
 
+@pytest.mark.parametrize(
+    ("rule", "shown"),
+    [
+        (
+            None,
+            [
+                "C: <content of 3 bytes>",
+                "S: 250 2.0.0 message accepted",
+                "C: NO",
+                "*: the client closed the connection",
+            ],
+        ),
+        (452, ["C: <content of 3 bytes>", "*: a rule replies 452", "S: 452 simulated by the test"]),
+    ],
+)
+def test_transcript_of_content(rule: int | None, shown: list[str]) -> None:
+    machine = smtp_machine(*([] if rule is None else [Rule(smtp.MessageComplete).reply(rule)]))
+    Driver(machine).receive(*TRANSACTION[:-2], b"x", b"\r\n.", b"\r\nNO", b"")
+    lines = [str(line) for line in machine.transcript.lines]
+    after = lines[lines.index(shown[0]) :]
+    assert after[: len(shown)] == shown
+
+
+def test_transcript_of_content_without_end() -> None:
+    machine = smtp_machine()
+    Driver(machine).receive(*TRANSACTION[:-2], b"x", b".\r\n", b"")
+    assert [str(line) for line in machine.transcript.lines][-2:] == [
+        "C: <content of 4 bytes>", "*: the client closed the connection",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "last"), [(0, b"x99"), (1, b"<1 more lines>")])
+def test_transcript_has_a_hundred_lines_of_a_reply(more: int, last: bytes) -> None:
+    reply = b"".join(b"250-x%d\r\n" % number for number in range(99 + more)) + b"250 x%d\r\n" % (99 + more)
+    machine = smtp_machine(Rule(smtp.Noop).reply(reply))
+    Driver(machine).receive(b"NOOP\r\n")
+    lines = [line.data for line in machine.transcript.lines if line.source == "S"][1:]
+    assert len(lines) == 100 + more
+    assert lines[99].startswith((b"250-x99", b"250 x99"))
+    assert lines[-1].endswith(last)
+
+
+def test_transcript_notes_once_that_a_lf_ends_no_line() -> None:
+    machine = smtp_machine()
+    Driver(machine).receive(b"EHLO c.test\n", b"NOOP\n", b"NOOP\r\nNOOP\n")
+    assert str(machine.transcript).count("LF without CR") == 1
+
+
 def test_long_response_is_short_in_the_transcript() -> None:
     machine = pop3_machine()
     session = Driver(machine)
@@ -513,10 +571,25 @@ def test_part_of_a_line_is_not_a_command(line: bytes) -> None:
     assert session.lines[-1] != b"250 by the rule"
 
 
-def test_command_after_a_long_line_that_was_split_within_its_end() -> None:
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_command_after_a_long_line_that_was_split_within_its_end(more: int) -> None:
     rule = Rule(smtp.Noop).reply(b"250 by the rule\r\n")
-    session = Driver(smtp_machine(rule)).receive(b"X" * (SMTP.max_command_line - 1) + b"\r", b"\nNOOP\r\n")
+    session = Driver(smtp_machine(rule)).receive(b"X" * (SMTP.max_command_line + more) + b"\r", b"\nNOOP\r\n")
     assert session.lines[-1] == b"250 by the rule"
+
+
+def test_response_is_not_a_command() -> None:
+    rule = Rule(smtp.Noop).reply(DROP)
+    session = Driver(smtp_machine(rule)).receive(b"EHLO c.test\r\nAUTH LOGIN\r\nNOOP\r\n")
+    assert session.lines[-1].startswith(b"501 5.5.2 malformed")
+    assert rule.used == 0
+
+
+def test_long_response_is_reported_as_one_line() -> None:
+    journal = Journal()
+    response = b"x" * (SMTP.max_command_line + 100)
+    Driver(smtp_machine(journal=journal)).receive(b"EHLO c.test\r\nAUTH PLAIN\r\n", response, b"x\r\n")
+    assert journal.clear[-1] == response + b"x"
 
 
 def test_first_byte_of_tls_is_answered_at_once() -> None:
