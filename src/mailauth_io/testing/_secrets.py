@@ -56,9 +56,11 @@ def _secret_parts(line: bytes) -> list[bytes]:
     """Return the parts of a command or a SASL response that may be a password or a token, the likeliest first."""
     verb, _, argument = line.partition(b" ")
     parts = [argument] if verb.upper() == b"PASS" else []
-    encoded = line.rpartition(b" ")[2].rstrip(b"=")  # some clients leave the padding out
+    encoded = line.rpartition(b" ")[2]
     with contextlib.suppress(binascii.Error):
-        decoded = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4), strict_mode=True)
+        decoded = binascii.a2b_base64(
+            encoded + b"=" * (-len(encoded) % 4), strict_mode=True
+        )  # some clients leave out the padding
         for part in (*reversed(re.split(rb"[\0\1]", decoded)), decoded):  # a name precedes its password
             parts += [part, part.rpartition(b" ")[2]]  # "auth=Bearer TOKEN"
     return parts

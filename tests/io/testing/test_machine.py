@@ -26,7 +26,7 @@ from mailauth import (
     smtp,
 )
 from mailauth.smtp import Mailbox
-from mailauth_io.testing import CLOSE_WITHOUT_NOTIFY, DROP, PASS, STALL, Message, Rule, Transcript
+from mailauth_io.testing import CLOSE_WITHOUT_NOTIFY, DROP, PASS, STALL, Message, Rule, Transcript, odd_replies
 from mailauth_io.testing._machine import Pop3Machine, RecordingMachine, SmtpMachine, mail_parameters
 from mailauth_io.testing.rules import Answer, Occurrence, find_answer
 from mailauth_io.testing.transcript import ConnectionTranscript
@@ -309,6 +309,25 @@ def test_reply_to_a_login_waits_for_its_end() -> None:
     assert session.machine.identity == "alice"
 
 
+@pytest.mark.parametrize("answer", [b"+\r\n", odd_replies.pop3.AUTH_PROMPT_WITH_OK])
+def test_unusual_challenge_is_the_first_reply_to_a_login(answer: Answer) -> None:
+    session = Driver(pop3_machine(Rule(pop3.Auth).reply(answer))).receive(b"AUTH PLAIN\r\n")
+    assert session.lines[-1] in (b"+", b"+OK")
+    assert session.receive(b"AGFsaWNlAHdvbmRlcmxhbmQ=\r\n").lines[-1].startswith(b"+OK maildrop")
+
+
+def test_reply_after_an_empty_line_is_positive() -> None:
+    journal = Journal(Rule(smtp.MessageComplete).reply(b"\r\n250 mine\r\n"))
+    assert Driver(smtp_machine(journal=journal)).receive(*TRANSACTION[:-1]).lines[-2:] == [b"", b"250 mine"]
+    assert len(journal.messages) == 1
+
+
+def test_rule_after_content_that_a_rule_has_rejected() -> None:
+    rules = Rule(smtp.MessageComplete).reply(452), Rule(smtp.Noop).reply(b"250 mine\r\n")
+    session = Driver(smtp_machine(*rules)).receive(*TRANSACTION[:-1], b"NOOP\r\n")
+    assert session.lines[-2:] == [b"452 simulated by the test", b"250 mine"]
+
+
 def test_replacement_of_a_refused_login_is_not_sent_to_a_later_command() -> None:
     session = Driver(smtp_machine(Rule(smtp.Auth).reply(b"235 welcome\r\n")))
     session.receive(b"EHLO c.test\r\nAUTH PLAIN AGFsaWNlAHdyb25n\r\nNOOP\r\n")
@@ -389,10 +408,13 @@ def test_stall_sends_nothing_more_and_ends_with_the_client(step: type[object]) -
     assert "NOOP" not in str(session.machine.transcript)
 
 
-def test_stall_ends_with_the_server() -> None:
-    session = Driver(smtp_machine(Rule(smtp.Noop).reply(STALL))).receive(b"NOOP\r\n")
+@pytest.mark.parametrize("line", [b"NOOP\r\n", b"BDAT 4 LAST\r\n"])
+def test_stall_ends_with_the_server(line: bytes) -> None:
+    step = type(SMTP.parse_command(line[:-2]))
+    session = Driver(smtp_machine(Rule(step).reply(STALL))).receive(line)
     session.machine.shut_down()
     session.pull()
+    assert session.lines[-1].startswith(b"421 ")
     assert session.closed
 
 
@@ -550,13 +572,15 @@ def test_transcript_notes_once_that_a_lf_ends_no_line() -> None:
     assert str(machine.transcript).count("LF without CR") == 1
 
 
-def test_long_response_is_short_in_the_transcript() -> None:
+@pytest.mark.parametrize("piece", [1_000, 1 << 20])
+def test_long_response_is_short_in_the_transcript(piece: int) -> None:
     machine = pop3_machine()
     session = Driver(machine)
     session.application.texts[0] = b"Subject: long\r\n\r\n" + b"line\r\n" * 5_000
-    session.application.piece = 1 << 20
+    session.application.piece = piece
     session.receive(b"USER alice\r\nPASS wonderland\r\nRETR 1\r\n")
     assert len(machine.transcript.lines) < 200
+    assert str(machine.transcript.lines[-1]).endswith(" more bytes>" if piece == 1_000 else " more lines>")
     assert len(str(machine.transcript).splitlines()) < 30
 
 

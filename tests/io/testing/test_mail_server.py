@@ -103,6 +103,29 @@ def test_local_mail_has_no_grant(server: MailServer) -> None:
     assert [message.envelope.grant for message in server.messages] == ["bob", None]
 
 
+def test_grant_is_that_of_one_transaction_without_a_login(server: MailServer) -> None:
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    client.apop("bob", server.password("bob"))
+    client.quit()
+    with smtplib.SMTP(server.host, server.smtp_port, timeout=30) as session:
+        for to in ["carol@far.test", "alice@example.test"], ["alice@example.test"]:
+            session.sendmail("bob@example.test", to, "Subject: tea\n\n")
+        session.starttls(context=server.ssl_context)
+        session.login("alice", server.password("alice"))
+        session.sendmail("alice@example.test", ["carol@far.test"], "Subject: tea\n\n")
+    assert [message.envelope.grant for message in server.messages] == ["bob", None, None]
+
+
+def test_grant_lifetime(server: MailServer) -> None:
+    server.reset(Options(grant_lifetime=60))
+    client = poplib.POP3(server.host, server.pop3_port, timeout=30)
+    client.apop("bob", server.password("bob"))
+    client.quit()
+    assert [grant.remaining for grant in server.grants] == [60.0]
+    server.clock.advance(60)
+    assert server.grants == ()
+
+
 @pytest.mark.parametrize("as_email", [False, True])
 def test_delivered_message_is_fetched(server: MailServer, as_email: bool) -> None:
     email = EmailMessage()
@@ -206,12 +229,18 @@ def test_secrets_in_clear_of_other_commands(server: MailServer) -> None:
         client.auth("LOGIN", client.auth_login, initial_response_ok=False)
         bearer = base64.b64encode(f"user=bob\1auth=Bearer {token}\1\1".encode()).decode()
         client.docmd(f"AUTH XOAUTH2 {bearer}")
+        client.docmd("AUTH LOGIN", base64.b64encode(b"bob-password").decode())  # in place of the name
+        client.docmd("*")
     fetcher = poplib.POP3(server.host, server.pop3_port, timeout=30)
     fetcher.user("alice")
     fetcher.pass_(server.password("alice"))
     fetcher.quit()
+    with socket.create_connection(("127.0.0.1", server.pop3_port), timeout=30) as connection:
+        connection.sendall(b"user bob\r\npass bob-password\r\nquit\r\n")
+        while connection.recv(4096):
+            pass
     assert [(found.user, found.protocol) for found in server.secrets_in_clear] == [
-        ("alice", "SMTP"), ("bob", "SMTP"), ("alice", "POP3"),
+        ("alice", "SMTP"), ("bob", "SMTP"), ("bob", "SMTP"), ("alice", "POP3"), ("bob", "POP3"),
     ]  # fmt: skip
     assert "alice-password" not in repr(server.secrets_in_clear[0])
 
@@ -350,6 +379,12 @@ def test_check_reports_unused_rules(server: MailServer) -> None:
         server.check()
     server.reset(Options(unused_rules="ignore"))
     server.on(pop3.Retrieve, number=2).reply(DROP)
+    server.check()
+
+
+def test_unused_network_fault_can_be_ignored(server: MailServer) -> None:
+    server.reset(Options(unused_rules="ignore"))
+    server.network.limit_data(1_000_000)
     server.check()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from mailauth import pop3, smtp
 from mailauth.smtp import Mailbox
-from mailauth_io.testing import CLOSE_WITHOUT_NOTIFY, DROP, PASS, STALL, Rule
+from mailauth_io.testing import CLOSE_WITHOUT_NOTIFY, DROP, PASS, STALL, Rule, odd_replies
 from mailauth_io.testing.rules import POP3_STEPS, SMTP_STEPS, Occurrence, find_answer
 
 RCPT = smtp.Rcpt(forward_path=Mailbox("Bob", "Far.test"))
@@ -45,6 +45,10 @@ def test_null_sender_is_matched_by_an_empty_text() -> None:
     assert find_answer([Rule(smtp.Mail, sender="").reply(550)], at(smtp.Mail(reverse_path=None), "")) == 550
 
 
+def test_command_outside_of_a_transaction_has_no_sender() -> None:
+    assert find_answer([Rule(smtp.Rcpt, sender="").reply(550)], at(RCPT, None, "bob@far.test")) is None
+
+
 def test_recipient_of_the_content_is_one_of_those_accepted() -> None:
     rule = Rule(smtp.MessageComplete, to="c@d.test").reply(552).always()
     assert find_answer([rule], at(smtp.MessageComplete(), "a@b.test", "x@y.test", "c@d.test")) == 552
@@ -57,6 +61,7 @@ def test_fields_of_pop3_commands() -> None:
         find_answer([Rule(pop3.User, argument="alice").reply(b"-ERR no\r\n")], at(pop3.User(argument=b"alice")))
         is not None
     )
+    assert find_answer([Rule(pop3.User, argument="alice").reply(DROP)], at(pop3.User(argument=b"Alice"))) is None
     top = Rule(pop3.Retrieve, where=lambda retrieve: retrieve.lines is not None).reply(b"-ERR no\r\n")
     assert find_answer([top], at(pop3.Retrieve(number=1))) is None
     assert find_answer([top], at(pop3.Retrieve(number=1, lines=0))) is not None
@@ -80,6 +85,12 @@ def test_rule_after_another_rule_says_what_it_would_have_needed() -> None:
     assert find_answer([first, other, same], at(smtp.Help(argument="y"))) == 451
     assert str(other.problem).endswith("was never used: HELP was reached once, with argument='y'")
     assert str(same.problem).endswith("was never used: HELP was reached once, and another rule replied")
+    assert find_answer([Rule(smtp.Noop).reply(450), same], at(smtp.Noop())) == 450
+    find_answer([other], at(smtp.Help(argument="z")))
+    assert str(other.problem).endswith("was never used: HELP was reached 2 times, the last time with argument='z'")
+    assert str(same.problem).endswith("was never used: HELP was reached once, and another rule replied")
+    find_answer([first], at(smtp.Help()))
+    assert first.used == 1
 
 
 def test_rule_without_end() -> None:
@@ -155,6 +166,7 @@ def test_wrong_rule(step: Any, fields: dict[str, Any], error: str) -> None:
         (smtp.Rcpt, (None,), "must be a code such as 451"),
         (smtp.Rcpt, (pop3.Unavailable.IN_USE,), "must be a code such as 451"),
         (pop3.Stat, (451,), "must be a pop3.Reply, a pop3.Unavailable, bytes"),
+        (pop3.Stat, (odd_replies.smtp.GREETING_WITHOUT_TEXT,), "is a reply of SMTP, but Stat is a step of POP3"),
         (smtp.Rcpt, (b"",), "must not be empty; use STALL"),
         (smtp.Rcpt, (99,), "pass bytes to send a reply that no server should send"),
         (smtp.Rcpt, (571,), "pass bytes to send a reply that no server should send"),
