@@ -111,7 +111,7 @@ def test_time_for_links_in_html_is_linear(markup: str) -> None:
         ("<a href=' http://a.test\n'>", ("http://a.test",)),
         ("<SCRIPT>f('http://a.test', '<!--')</script><a href=http://b.test>", ("http://a.test", "http://b.test")),
         ("<style>a[b='<!--']</STYLE><!-- --><a href='http://a.test/?a&amp;b'>", ("http://a.test/?a&b",)),
-        ("<<a disabled href='http://a.test'>", ("http://a.test",)),
+        ("<<!-- http://no.test --><a disabled href='http://a.test'>", ("http://a.test",)),
         ("http://a.test <a href='http://no.test' x='", ("http://a.test",)),
         ("http://a.test <a href='http://no.test' x", ("http://a.test",)),
         ("<!-- a > b <a href='http://no.test'> --><a href='http://a.test'>", ("http://a.test",)),

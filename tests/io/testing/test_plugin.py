@@ -275,6 +275,21 @@ def test_unused_rule_is_reported_once(tmp_path: Path) -> None:
     assert outcome(output) == "2 failed, 2 passed, 1 skipped, 1 xfailed, 1 error"
 
 
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="needs the fixture subtests")
+def test_unused_rule_is_not_reported_if_a_subtest_has_failed(tmp_path: Path) -> None:
+    source = """
+        from mailauth import smtp
+
+        def test_parts(mail_server, subtests):
+            mail_server.on(smtp.Noop).reply(451)
+            with subtests.test():
+                raise RuntimeError
+    """
+    output = run_pytest(tmp_path, source)
+    assert "RuntimeError" in output
+    assert "was never used" not in output
+
+
 # Fixtures and classes of the user
 
 
