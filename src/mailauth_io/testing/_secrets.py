@@ -57,10 +57,9 @@ def _secret_parts(line: bytes) -> list[bytes]:
     verb, _, argument = line.partition(b" ")
     parts = [argument] if verb.upper() == b"PASS" else []
     encoded = line.rpartition(b" ")[2]
+    encoded += b"=" * (-len(encoded) % 4)  # some clients leave the padding out
     with contextlib.suppress(binascii.Error):
-        decoded = binascii.a2b_base64(
-            encoded + b"=" * (-len(encoded) % 4), strict_mode=True
-        )  # some clients leave out the padding
+        decoded = binascii.a2b_base64(encoded, strict_mode=True)
         for part in (*reversed(re.split(rb"[\0\1]", decoded)), decoded):  # a name precedes its password
             parts += [part, part.rpartition(b" ")[2]]  # "auth=Bearer TOKEN"
     return parts
