@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -417,9 +418,11 @@ def test_check_reports_a_failure_in_the_server(server: MailServer, monkeypatch: 
 def test_wait_returns_each_message_once_and_blocks_until_the_next(server: MailServer) -> None:
     submit(server)
     first = server.wait_for_message(subject="tea")
-    thread = threading.Thread(target=submit, args=(server,))
+    thread = threading.Timer(0.1, submit, args=(server,))
     thread.start()
+    begun = time.monotonic()
     second = server.wait_for_message(subject="tea", timeout=30)
+    assert time.monotonic() - begun < 25
     thread.join()
     assert server.messages == (first, second)
     with pytest.raises(AssertionError, match="each message is returned once"):
