@@ -14,7 +14,7 @@ from email.header import decode_header, make_header
 from email.message import Message as ParsedEmail
 from email.policy import Compat32
 from email.utils import getaddresses, parsedate_to_datetime
-from html.parser import HTMLParser
+from html import unescape
 from typing import Any, Final, cast
 
 import attrs
@@ -32,7 +32,15 @@ _BRACKETED: Final = re.compile(r"<([^<>]*)>")
 _UNSUBSCRIBE_LINK: Final = re.compile(r"(?:mailto:|https?://)[^\s]+", re.IGNORECASE)
 _BLOCKS: Final = frozenset("address article blockquote br dd div dl dt footer h1 h2 h3 h4 h5 h6 header hr li ol p pre "
                            "section table td th title tr ul".split())  # fmt: skip
-_HIDDEN: Final = frozenset(("script", "style", "template"))
+_MARKUP: Final = re.compile(
+    # Each alternative also matches at the end of the text without its end, so the time is linear.
+    r"<!--(?:-?>|.*?(?:--!?>|\Z))"
+    r"|<(?P<hidden>script|style|template)(?=[\s/>]).*?(?:</(?P=hidden)(?=[\s/>])[^>]*>?|\Z)"
+    r"|</?(?P<tag>[a-z][^\s/>]*)[^>=]*(?:=(?:\s*\"[^\"]*\"?|\s*'[^']*'?)?[^>=]*)*>?"
+    r"|(?:<[!?]|</(?=[^a-z]))[^>]*>?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A tag, a comment, or an element whose content is not shown."""
 
 
 @attrs.frozen
@@ -248,32 +256,31 @@ def _leaves(message: ParsedEmail) -> Iterator[tuple[str, ParsedEmail]]:
     waiting = [("0", message)]
     while waiting:  # without recursion, as multiparts may be nested deeply
         part_id, part = waiting.pop()
-        children = cast(object, part.get_payload())
-        if not isinstance(children, list) or part.get_content_maintype() != "multipart":
+        if not part.is_multipart() or part.get_content_maintype() != "multipart":
             yield part_id, part
             continue
         prefix = "" if part_id == "0" else f"{part_id}."
-        numbered = [
-            (f"{prefix}{number}", child) for number, child in enumerate(cast("list[object]", children), start=1)
-        ]
-        waiting += [(each, child) for each, child in reversed(numbered) if isinstance(child, ParsedEmail)]
+        numbered = [(f"{prefix}{number}", child) for number, child in enumerate(_children(part), start=1)]
+        waiting += reversed(numbered)
 
 
 def _content(leaf: ParsedEmail) -> bytes:
     """Return the decoded content of *leaf*."""
-    payload = cast(object, leaf.get_payload())
-    if isinstance(payload, list):  # message/rfc822 and similar types
+    if leaf.is_multipart():  # message/rfc822 and similar types
         try:
-            return b"".join(
-                child.as_bytes() for child in cast("list[object]", payload) if isinstance(child, ParsedEmail)
-            )
+            return b"".join(child.as_bytes() for child in _children(leaf))
         except Exception:  # the generator of the standard library raises many kinds
             return b""
     try:
-        decoded = leaf.get_payload(decode=True)
+        decoded = leaf.get_payload(decode=True)  # without decode=True, it raises for some character sets
     except (ValueError, LookupError, TypeError):
-        decoded = str(payload).encode("ascii", "surrogateescape")
+        return b""
     return decoded if isinstance(decoded, bytes) else b""
+
+
+def _children(message: ParsedEmail) -> list[ParsedEmail]:
+    children = cast("list[object]", message.get_payload())
+    return [child for child in children if isinstance(child, ParsedEmail)]
 
 
 def _text(leaf: ParsedEmail) -> str:
@@ -317,7 +324,11 @@ def _first(headers: Sequence[tuple[str, str]], name: str) -> str:
 
 def _addresses(headers: Sequence[tuple[str, str]], name: str) -> tuple[Address, ...]:
     values = [value for each, value in headers if each.lower() == name]
-    found = (Address(_decode(display), address) for display, address in getaddresses(values))
+    try:
+        pairs = getaddresses(values)
+    except RecursionError:  # comments or groups that are nested deeply
+        return ()
+    found = (Address(_decode(display), address) for display, address in pairs)
     return tuple(each for each in found if each.address)
 
 
@@ -333,37 +344,22 @@ def _snippet(text: str) -> str:
     return shown if len(shown) <= SNIPPET_LENGTH else shown[:SNIPPET_LENGTH] + "..."
 
 
-class _TextReader(HTMLParser):
-    """Collects the text that a browser shows."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if tag in _HIDDEN:
-            self._hidden += 1
-        elif tag in _BLOCKS:
-            self.found.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _HIDDEN:
-            self._hidden = max(0, self._hidden - 1)
-        elif tag in _BLOCKS:
-            self.found.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.found.append(_BLANKS.sub(" ", data))
-
-
 def _html_to_text(html: str) -> str:
-    reader = _TextReader()
-    try:
-        reader.feed(html)
-        reader.close()
-    except (ValueError, AssertionError):  # the parser raises for some malformed declarations
-        pass
-    lines = (_BLANKS.sub(" ", line).strip() for line in "".join(reader.found).split("\n"))
+    """Return the text that a browser shows."""
+    found: list[str] = []
+    position = 0
+    for markup in _MARKUP.finditer(html):
+        found.append(_BLANKS.sub(" ", html[position : markup.start()]))
+        if (markup["tag"] or "").lower() in _BLOCKS:
+            found.append("\n")
+        position = markup.end()
+    found.append(_BLANKS.sub(" ", html[position:]))
+    lines = (_BLANKS.sub(" ", _unescape(line)).strip() for line in "".join(found).split("\n"))
     return "\n".join(line for line in lines if line)
+
+
+def _unescape(text: str) -> str:
+    try:
+        return unescape(text)
+    except ValueError:  # a number with thousands of digits
+        return text

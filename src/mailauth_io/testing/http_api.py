@@ -50,6 +50,7 @@ DEFAULT_LIMIT: Final = 50
 
 _ID_ALPHABET: Final = string.ascii_letters + string.digits
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,15}")
+_CID: Final = re.compile(r"(?<=[=\"'(])cid:([^\"'\s>);]+)(?=[\"'\s>);])", re.IGNORECASE)
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -371,12 +372,11 @@ class Api:
         if not content.html:
             raise ApiError("The message has no HTML part", HTTPStatus.NOT_FOUND)
         entry.read = True
-        html = content.html
-        for part in (*content.inline, *content.attachments):
-            if part.content_id:
-                url = f"/api/v1/message/{entry.id}/part/{part.id}"
-                reference = re.compile(rf"(?<=[=\"'(])cid:{re.escape(part.content_id)}(?=[\"'\s>);])", re.IGNORECASE)
-                html = reference.sub(lambda match, url=url: url, html)  # type: ignore[misc]
+        parts = {
+            part.content_id.lower(): f"/api/v1/message/{entry.id}/part/{part.id}"
+            for part in reversed((*content.inline, *content.attachments))  # of parts with the same id, the first counts
+        }
+        html = _CID.sub(lambda match: parts.get(match[1].lower(), match[0]), content.html)
         return Response(html.encode("utf-8", "replace"), "text/html; charset=utf-8")
 
     def _get_chaos(self, request: Request) -> Response:
@@ -533,6 +533,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = MAX_CONNECTIONS  # with the default of 5, clients that connect at once wait for seconds
 
     def __init__(self, address: tuple[str, int], api: Api) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import socket
 import struct
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,7 +22,7 @@ import attrs
 import pytest
 
 from mailauth import smtp
-from mailauth_io.testing import Envelope, Message, http_api
+from mailauth_io.testing import Envelope, Message, _http_messages, http_api
 from mailauth_io.testing._chaos import DEFAULT_CODES, Chaos
 from mailauth_io.testing.http_api import HttpApi
 
@@ -326,6 +328,55 @@ def test_text_of_a_message_with_only_html(client: Client) -> None:
     assert client.json("/api/v1/messages")["messages"][0]["Snippet"] == "One & two three four"
 
 
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<p>a<br>b<p>c", "a\nb\nc"),
+        ("<P CLASS=x>a</P ><Td>b</tD>", "a\nb"),
+        ("a<b>b</b>c  <i>\n d", "abc d"),
+        ("a &lt;b&gt; &amp;amp; &eacute;", "a <b> &amp; \u00e9"),
+        ("<style>x<p>y</style>a<script src=x>1<2</SCRIPT >b<template>c</template>d", "abd"),
+        ("a<script>b", "a"),
+        ("<scripts>a</scripts>", "a"),
+        ("<!DOCTYPE html><?x?><!-- a > b -->c<!-->d<!--x--!>e", "cde"),
+        ("""<a title="a > b" rel='c > d' href=it's>e</a>f""", "ef"),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+        ("a<", "a<"),
+        ("a<b", "a"),
+        ('a<b c="d>', "a"),
+        ("a<!-- b", "a"),
+    ],
+)
+def test_text_that_a_browser_shows(client: Client, html: str, expected: str) -> None:
+    client.server.add(b"Content-Type: text/html; charset=utf-8\r\n\r\n" + html.encode())
+    assert client.text("/view/latest.txt") == expected
+
+
+@pytest.mark.parametrize(
+    "repeated", ["<a ", "<!--", "<!", "<![", "<a b='", '<a "', "</", "<a = ", "<script>", "&#", "<"]
+)
+def test_time_for_the_text_of_html_is_linear(repeated: str) -> None:
+    html = repeated * (400_000 // len(repeated))
+    message = Message(b"Content-Type: text/html\r\n\r\n" + html.encode(), ENVELOPE)
+    started = time.process_time()
+    _http_messages.parse(message)
+    assert time.process_time() - started < 5.0  # quadratic time would be minutes
+
+
+def test_time_for_the_references_of_html_is_linear(client: Client) -> None:
+    count = 5000
+    parts = (b"--x\r\nContent-Type: image/png\r\nContent-ID: <%d@x>\r\n\r\ni\r\n" % each for each in range(count))
+    html = b"".join(b"<img src='cid:%d@x'>\r\n" % each for each in range(count))
+    client.server.add(
+        b"Content-Type: multipart/related; boundary=x\r\n\r\n--x\r\nContent-Type: text/html\r\n\r\n" + html
+        + b"".join(parts) + b"--x--\r\n"
+    )  # fmt: skip
+    started = time.process_time()
+    shown = client.text("/view/latest.html")
+    assert time.process_time() - started < 5.0
+    assert len(re.findall(r"src='/api/v1/message/\w+/part/\d+'", shown)) == count
+
+
 def test_snippet_is_short(client: Client) -> None:
     client.server.add(mail(text="word \n\n" * 100))
     snippet = client.json("/api/v1/messages")["messages"][0]["Snippet"]
@@ -526,6 +577,14 @@ def test_search_without_a_query_is_refused(searched: Client, path: str) -> None:
     assert len(searched.ids()) == 3
 
 
+def test_number_of_terms_is_limited(searched: Client) -> None:
+    assert len(searched.found("-to:nobody " * 100)) == len(searched.ids())
+    query = urllib.parse.urlencode({"query": "x " * 101})
+    expected = (400, "too many terms in the search; use at most 100")
+    assert searched.error(f"/api/v1/search?{query}") == expected
+    assert searched.error(f"/api/v1/search?{query}", "DELETE") == expected
+
+
 def test_dates_of_a_search_are_in_the_time_zone_of_the_client(client: Client) -> None:
     client.server.add(mail()).received = datetime(2026, 11, 30, 12, tzinfo=UTC)
     assert client.found("after:2026-11-30T12:30:00", tz="Europe/Berlin") == ["tea"]  # 11:30 in UTC
@@ -658,8 +717,12 @@ def test_setting_chaos_restarts_its_counts_and_disables_earlier_rules() -> None:
         b"Content-Type: a/b\x00\rSet-Cookie: x; name=x\r\n\r\n",
         b"".join(b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (each, each) for each in range(1000)),
         b"Content-Type: message/rfc822\r\n\r\n" * 1000,
+        b"From: " + b"(" * 5000 + b"\r\nTo: " + b":" * 5000 + b"\r\n\r\n",
+        b"Content-Type: text/plain; charset=idna\r\n\r\n\xff",
+        b"Content-Type: image/png; charset=punycode; name=x\r\n\r\n\xff",
+        b"Content-Type: text/html\r\n\r\n&#" + b"9" * 5000,
     ],
-    ids=range(24),
+    ids=range(28),
 )
 def test_malformed_message_is_shown(client: Client, raw: bytes) -> None:
     client.server.add(mail("before"))
@@ -871,6 +934,13 @@ def test_connections_over_the_limit_are_closed(client: Client, monkeypatch: pyte
             assert excess.recv(1) == b""
         connection.sendall(GOOD)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_connections_that_are_opened_at_once_are_queued() -> None:
+    server = http_api._Server(("127.0.0.1", 0), http_api.Api(cast(Any, FakeServer())))  # accepts none
+    with contextlib.closing(server), contextlib.ExitStack() as stack:
+        for _ in range(http_api.MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=TIMEOUT))
 
 
 def test_fault_of_the_server_is_answered_without_details(client: Client) -> None:
