@@ -14,6 +14,9 @@ from zoneinfo import ZoneInfo
 
 from ._http_messages import Summary, searchable
 
+MAX_TERMS: Final = 100
+"""The number of terms that a search may have."""
+
 
 class Found(Protocol):
     """A message that a search looks at."""
@@ -62,7 +65,7 @@ class SearchError(ValueError):
 def parse(query: str, zone: str = "") -> Condition:
     """Return the condition that *query* states.  Dates without an offset are in the time zone *zone*.
 
-    Raises SearchError for a date or a size that is invalid.
+    Raises SearchError for a date or a size that is invalid, and for more than MAX_TERMS terms.
     """
     conditions = list(_conditions(query, _zone(zone)))
     return lambda found: all(condition(found) for condition in conditions)
@@ -74,7 +77,10 @@ def parse_time(text: str, zone: str = "") -> datetime:
 
 
 def _conditions(query: str, zone: tzinfo | None) -> Iterator[Condition]:
-    for written in _TERM.findall(query):
+    terms = _TERM.findall(query)
+    if len(terms) > MAX_TERMS:
+        raise SearchError(f"too many terms in the search; use at most {MAX_TERMS}")
+    for written in terms:
         term = written.replace('"', "").strip()
         negated = len(term) > 1 and term[0] in "-!"
         if negated:
