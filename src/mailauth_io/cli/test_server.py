@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDIN: Final = 0
+_STDOUT: Final = 1
 _EXTRA: Final = "pip install 'mailauth[testing]'"
 
 
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
         with contextlib.ExitStack() as stack:
             server = _start(testing, options, stack)
             api = _start_http(server, options, stack)
-            print(json.dumps(_description(server, api)), flush=True)
-            _wait(stopped, until_eof=options.until_eof)
+            line = json.dumps(_description(server, api)).encode() + b"\n"
+            _write_and_wait(line, stopped, until_eof=options.until_eof)
     return 0
 
 
@@ -124,14 +125,20 @@ def _stop_socket() -> Generator[socket.socket]:
                 signal.signal(number, signal.SIG_IGN)
 
 
-def _wait(stopped: socket.socket, *, until_eof: bool) -> None:
-    """Wait for a signal, or for the end of standard input if *until_eof*.  What is read is discarded."""
+def _write_and_wait(line: bytes, stopped: socket.socket, *, until_eof: bool) -> None:
+    """Write *line* to standard output; wait for a signal, or for the end of standard input if *until_eof*.
+
+    The wait also ends if nobody reads the line.  What is read from standard input is discarded.
+    """
     sources = [stopped.fileno(), _STDIN] if until_eof else [stopped.fileno()]
     while True:
-        readable, _, _ = select.select(sources, [], [])
+        readable, writable, _ = select.select(sources, [_STDOUT] if line else [], [])
+        if writable:
+            line = line[os.write(_STDOUT, line[: select.PIPE_BUF]) :]  # more could wait for the reader
         if stopped.fileno() in readable:
             return
-        with contextlib.suppress(OSError):  # the terminal was closed
-            if os.read(_STDIN, 65536):
-                continue
-        return
+        if _STDIN in readable:
+            with contextlib.suppress(OSError):  # the terminal was closed
+                if os.read(_STDIN, 65536):
+                    continue
+            return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import poplib
 import re
 import signal
@@ -22,7 +23,7 @@ import attrs
 import pytest
 
 from mailauth_io.cli import main as cli, test_server
-from tests import serving
+from tests import serving, waiting
 from tests.io.config_errors import config_error
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -320,7 +321,7 @@ def _status(server: TestServer, path: str) -> tuple[int, str]:
 def test_signal_handlers_are_there_before_the_server_is_ready(restored_process: object) -> None:
     with test_server._stop_socket() as stopped:
         signal.raise_signal(signal.SIGTERM)
-        test_server._wait(stopped, until_eof=False)  # returns at once
+        test_server._write_and_wait(b"", stopped, until_eof=False)  # returns at once
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
@@ -331,3 +332,31 @@ def test_standard_output_that_cannot_be_written_ends_it(tmp_path: Path) -> None:
             stderr=log, timeout=TIMEOUT, check=False,
         ).returncode  # fmt: skip
     assert (status, (tmp_path / "log").read_text()) == (2, "mailauth test-server: No space left on device\n")
+
+
+@pytest.mark.parametrize("ended_by", ["signal", "end of standard input"])
+def test_standard_output_that_nobody_reads_does_not_keep_it_running(tmp_path: Path, ended_by: str) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, bytes(4096)):
+            pass
+    os.set_blocking(writer, True)
+    log = tmp_path / "log"
+    with log.open("w") as errors, subprocess.Popen(
+        serving.command("test-server", "--until-eof"), env=serving.environment() | {"TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE, stdout=writer, stderr=errors,
+    ) as process:  # fmt: skip
+        try:
+            waiting.wait_until(lambda: list(tmp_path.glob("mailauth-testing-*/*")))
+            if ended_by == "signal":
+                process.send_signal(signal.SIGTERM)
+            else:
+                assert process.stdin is not None
+                process.stdin.close()
+            assert process.wait(TIMEOUT) == 0
+        finally:
+            process.kill()
+            os.close(reader)
+            os.close(writer)
+    assert log.read_text() == ""
