@@ -24,6 +24,9 @@ from .message import Message
 SNIPPET_LENGTH: Final = 200
 """The number of characters of the text of a message that a list shows."""
 
+MAX_PARAMETERS: Final = 16384
+"""The number of characters of Content-Type and Content-Disposition that are read."""
+
 _FOLD: Final = re.compile(r"\r?\n[ \t]*|[\r\n]")
 _BLANKS: Final = re.compile(r"\s+")
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
@@ -160,10 +163,13 @@ class Content:
 
 
 class _Policy(Compat32):
-    """Returns header fields as they were parsed."""
+    """Returns header fields as they were parsed.
+
+    Fields with parameters are cut: the standard library needs quadratic time for many parameters.
+    """
 
     def header_fetch_parse(self, name: str, value: str) -> str:
-        return value
+        return value[:MAX_PARAMETERS] if name.lower() in ("content-type", "content-disposition") else value
 
 
 def parse(message: Message) -> Content:

@@ -42,6 +42,12 @@ MAX_BODY: Final = 1024 * 1024
 MAX_CONNECTIONS: Final = 100
 """Connections over this number are closed at once."""
 
+MAX_KEPT_CONNECTIONS: Final = 20
+"""While there are more connections, each is closed after its response: idle ones must not use up the limit."""
+
+DISCARD_TIME: Final = 2.0
+"""Seconds in which the rest of a rejected request is read, so that the client receives the response."""
+
 TIMEOUT: Final = 30.0
 """Seconds after which a connection that sends or reads nothing is closed."""
 
@@ -51,6 +57,9 @@ DEFAULT_LIMIT: Final = 50
 _ID_ALPHABET: Final = string.ascii_letters + string.digits
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,15}")
 _CID: Final = re.compile(r"(?<=[=\"'(])cid:([^\"'\s>);]+)(?=[\"'\s>);])", re.IGNORECASE)
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+_MAX_LINE: Final = 8192
+_MAX_TRAILERS: Final = 100
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -189,7 +198,7 @@ class Request:
 
     def ids(self, fields: Mapping[str, Any]) -> frozenset[str]:
         """Return the ids in *fields*; empty if *fields* has no ids.  Raises ApiError."""
-        found: object = fields.get("ids") or None
+        found = fields.get("ids")
         if found is None:
             return frozenset()
         ids = cast("list[object]", found) if isinstance(found, list) else [None]
@@ -450,11 +459,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._check_target()
             body = self._read_body()
         except ApiError as error:
-            # Where the next request begins is not known; this header also closes the connection.
-            response = Response(str(error).encode(), status=error.status, headers={"Connection": "close"})
+            self._reject(str(error), error.status)
         else:
-            response = self._api_server.api.respond(self.command, self.path, body)
-        self._send(response)
+            self._send(self._api_server.api.respond(self.command, self.path, body))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
 
@@ -494,34 +501,76 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         """Raises ApiError if the body has no valid length, or is too large."""
-        if self.headers.get("Transfer-Encoding") is not None:
-            raise ApiError("Content-Length is required", HTTPStatus.LENGTH_REQUIRED)
-        lengths = self.headers.get_all("Content-Length", ["0"])
+        encodings = self.headers.get_all("Transfer-Encoding", [])
+        lengths = self.headers.get_all("Content-Length", [])
+        if encodings and lengths:
+            raise ApiError("Content-Length and Transfer-Encoding cannot be combined")
+        if encodings:
+            if len(encodings) > 1 or encodings[0].strip().lower() != "chunked":
+                raise ApiError("the Transfer-Encoding must be chunked", HTTPStatus.NOT_IMPLEMENTED)
+            return self._read_chunks()
+        if not lengths:
+            return b""
         if len(lengths) != 1 or not re.fullmatch("[0-9]{1,15}", lengths[0].strip()):
             raise ApiError("Content-Length is invalid")
-        length = int(lengths[0])
-        if length > MAX_BODY:
+        return self._read_exactly(int(lengths[0]))
+
+    def _read_chunks(self) -> bytes:
+        """Return a body in chunks (RFC 9112 section 7.1).  Raises ApiError."""
+        body = bytearray()
+        while True:
+            found = _CHUNK_SIZE.fullmatch(self.rfile.readline(_MAX_LINE))
+            if found is None:
+                raise ApiError("a chunk has no valid size")
+            size = int(found[1], 16)
+            if size == 0:
+                break
+            body += self._read_exactly(size, len(body))
+            if self.rfile.readline(3) not in (b"\r\n", b"\n"):
+                raise ApiError("a chunk is longer than its size")
+        for _ in range(_MAX_TRAILERS):
+            if self.rfile.readline(_MAX_LINE) in (b"\r\n", b"\n"):
+                return bytes(body)
+        raise ApiError("the body has no valid end")
+
+    def _read_exactly(self, size: int, before: int = 0) -> bytes:
+        """Return *size* bytes of a body, of which *before* bytes were read.  Raises ApiError."""
+        if before + size > MAX_BODY:
             raise ApiError(f"the body must have at most {MAX_BODY} bytes", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        body = self.rfile.read(length)
-        if len(body) < length:
+        found = self.rfile.read(size)
+        if len(found) < size:
             raise ApiError("the body is incomplete")
-        return body
+        return found
+
+    def _reject(self, text: str, status: HTTPStatus) -> None:
+        """Send an error and close the connection, as it is not known where the next request begins."""
+        self._send(Response(text.encode(), status=status, headers={"Connection": "close"}))
+        # If unread data is left when the socket is closed, the system resets the connection, and the response is lost.
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(DISCARD_TIME)
+            deadline = time.monotonic() + DISCARD_TIME
+            while self.rfile.read1(65536) and time.monotonic() < deadline:
+                pass
 
     def _send(self, response: Response) -> None:
         self.send_response(response.status)
         self.send_header("Content-Type", response.content_type)
         self.send_header("Content-Length", str(len(response.body)))
-        for name, value in {**_SECURITY_HEADERS, **response.headers}.items():
-            self.send_header(name, value)
+        headers = {**_SECURITY_HEADERS, **response.headers}
+        if self._api_server.is_crowded():
+            headers["Connection"] = "close"
+        for name, value in headers.items():
+            self.send_header(name, value)  # with "Connection: close", this method also closes the connection
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(response.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Response a request that the base class cannot read, as text."""
+        """Reject a request that the base class cannot read, with a text."""
         self.request_version = self.protocol_version  # what was read may be anything
         status = HTTPStatus(code)
-        self._send(Response(status.phrase.encode(), status=status, headers={"Connection": "close"}))
+        self._reject(status.phrase, status)
 
     def version_string(self) -> str:
         return "mailauth"
@@ -578,6 +627,11 @@ class _Server(ThreadingHTTPServer):
                 return False
             self._connections.add(request)
             return True
+
+    def is_crowded(self) -> bool:
+        """Return whether there are too many connections to keep one that is idle."""
+        with self._lock:
+            return len(self._connections) > MAX_KEPT_CONNECTIONS
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:

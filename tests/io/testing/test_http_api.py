@@ -328,6 +328,54 @@ def test_text_of_a_message_with_only_html(client: Client) -> None:
     assert client.json("/api/v1/messages")["messages"][0]["Snippet"] == "One & two three four"
 
 
+CHUNKED = b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"2\r\n{}\r\n0\r\n\r\n", b"1\r\n{\r\n001;name=x\r\n}\r\n00\r\n\r\n",
+        b"A\r\n{}        \r\n0\r\nX: y\r\n\r\n",
+    ],
+)  # fmt: skip
+def test_body_in_chunks(client: Client, body: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", client.api.port), timeout=TIMEOUT) as connection:
+        connection.sendall(CHUNKED + b"\r\n" + body + GOOD)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"Content-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"\r\n\r\n", 400),
+        (b"\r\n-2\r\n{}\r\n0\r\n\r\n", 400),
+        (b"\r\n0x2\r\n{}\r\n0\r\n\r\n", 400),
+        (b"\r\n2\r\n{}x\r\n0\r\n\r\n", 400),
+        (b"\r\n2\r\n{}\r\n", 400),
+        (b"\r\n2\r\n{}\r\n0\r\n", 400),
+        (b"\r\n" + b"0" * 100_000, 400),
+        (b"\r\n0\r\n" + b"X: y\r\n" * 10_000, 400),
+        (b"\r\n100001\r\n", 413),
+        (b"\r\n" + b"1\r\nx\r\n" * 65_537, 413),
+        (b"\r\nffffffff\r\n", 413),
+    ],
+)
+def test_body_in_chunks_that_is_invalid_or_too_large(
+    client: Client, monkeypatch: pytest.MonkeyPatch, rest: bytes, status: int
+) -> None:
+    if rest.endswith(b"1\r\nx\r\n"):
+        monkeypatch.setattr(http_api, "MAX_BODY", 65_536)
+    with socket.create_connection(("127.0.0.1", client.api.port), timeout=TIMEOUT) as connection:
+        connection.sendall(CHUNKED + rest)
+        connection.shutdown(socket.SHUT_WR)
+        received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in received
+
+
 @pytest.mark.parametrize(
     ("html", "expected"),
     [
@@ -361,6 +409,13 @@ def test_time_for_the_text_of_html_is_linear(repeated: str) -> None:
     started = time.process_time()
     _http_messages.parse(message)
     assert time.process_time() - started < 5.0  # quadratic time would be minutes
+
+
+@pytest.mark.parametrize("field", [b"Content-Type: text/plain", b"Content-Disposition: attachment"])
+def test_time_for_the_parameters_of_a_field_is_linear(field: bytes) -> None:
+    started = time.process_time()
+    _http_messages.parse(Message(field + b";" * 1_000_000 + b"\r\n\r\n", ENVELOPE))
+    assert time.process_time() - started < 5.0
 
 
 def test_time_for_the_references_of_html_is_linear(client: Client) -> None:
@@ -462,6 +517,14 @@ def test_read_status_is_set_by_id_by_search_and_for_all(client: Client) -> None:
         assert client.error("/api/v1/messages", "PUT", body)[0] == 400
     assert client.error("/api/v1/messages", "PUT", b'{"IDs": ["x"], "Search": "y"}')[0] == 400
     assert client.found("is:unread") == []
+
+
+@pytest.mark.parametrize("ids", ["", 0, False, {}, "x", 1, [1]])
+def test_invalid_ids_are_refused_and_delete_nothing(client: Client, ids: Any) -> None:
+    client.server.add(mail())
+    expected = (400, 'IDs must be a list of texts such as {"IDs": ["..."]}')
+    assert client.error("/api/v1/messages", "DELETE", json.dumps({"IDs": ids}).encode()) == expected
+    assert len(client.ids()) == 1
 
 
 def test_deletion_by_id_and_of_all(client: Client) -> None:
@@ -858,8 +921,8 @@ GOOD = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         (b"GET http://localhost/livez HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (
-            b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
-            411,
+            b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
         ),
         (b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
         (b"PUT /api/v1/chaos HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
@@ -891,6 +954,23 @@ def test_request_that_cannot_be_read_is_answered_and_the_connection_closed(
     else:
         assert len(request_text) > 50_000
     assert exchange(client, GOOD).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_client_that_sends_too_much_receives_the_response(client: Client) -> None:
+    expected = (413, "the body must have at most 1048576 bytes")
+    assert client.error("/api/v1/chaos", "PUT", bytes(8_000_000)) == expected
+
+
+def test_client_that_keeps_sending_is_disconnected(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_api, "DISCARD_TIME", 0.05)
+    with socket.create_connection(("127.0.0.1", client.api.port), timeout=TIMEOUT) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        deadline = time.monotonic() + TIMEOUT
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < deadline:
+                connection.sendall(b"x")
+                time.sleep(0.001)
+    assert time.monotonic() < deadline
 
 
 def test_connection_is_kept_for_further_requests(client: Client) -> None:
@@ -934,6 +1014,20 @@ def test_connections_over_the_limit_are_closed(client: Client, monkeypatch: pyte
             assert excess.recv(1) == b""
         connection.sendall(GOOD)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_idle_connections_do_not_use_up_the_limit(client: Client) -> None:
+    request = GOOD.replace(b"close", b"keep-alive")
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):  # three clients, each with a pool of connections
+            connections = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", client.api.port), timeout=TIMEOUT))
+                for _ in range(60)
+            ]
+            for connection in connections:
+                connection.sendall(request)
+            for connection in connections:
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_connections_that_are_opened_at_once_are_queued() -> None:
