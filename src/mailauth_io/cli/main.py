@@ -401,7 +401,7 @@ def _add_test_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-eof",
         action="store_true",
-        help="end also at the end of standard input: with a pipe from the test runner, when the test runner ends",
+        help="also exit at the end of standard input; with a pipe from the test runner, that is when the runner ends",
     )
     parser.set_defaults(run=_test_server)
 

@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 import time
+import tracemalloc
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -409,6 +410,16 @@ def test_time_for_the_text_of_html_is_linear(repeated: str) -> None:
     started = time.process_time()
     _http_messages.parse(message)
     assert time.process_time() - started < 5.0  # quadratic time would be minutes
+
+
+def test_memory_for_the_text_of_html_is_not_many_times_its_size() -> None:
+    html = "<a " + "=" * 500_000
+    tracemalloc.start()
+    try:
+        assert not _http_messages._html_to_text(html)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(html)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("field", [b"Content-Type: text/plain", b"Content-Disposition: attachment"])
