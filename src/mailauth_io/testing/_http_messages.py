@@ -45,6 +45,7 @@ _MARKUP: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """A tag, a comment, or an element whose content is not shown."""
+_HREF: Final = re.compile(r"\shref\s*=\s*([\"']?)((?:(?<=\")[^\"]+|(?<=')[^']+|[^\s>\"']+))", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -203,8 +204,9 @@ def parse(message: Message) -> Content:
         )
         (attachments if disposition == "attachment" or kind == "application/octet-stream" else inline).append(part)
     html = "\n".join(htmls)
-    visible = _html_to_text(html) if html else ""
-    text = "\n".join(texts) or visible
+    plain = "\n".join(texts)
+    text = plain or _html_to_text(html, links=True)
+    visible = _html_to_text(html) or plain
     sender = next(iter(_addresses(headers, "from")), None) or Address(_decode(_first(headers, "from")), "")
     to, cc, bcc = (_addresses(headers, name) for name in ("to", "cc", "bcc"))
     reply_to = _addresses(headers, "reply-to")
@@ -212,7 +214,7 @@ def parse(message: Message) -> Content:
     shown = {each.address.lower() for each in (*to, *cc, *bcc)}
     bcc += tuple(Address("", each) for each in envelope.recipients if each.lower() not in shown)
     searched = (
-        sender, subject, *to, *cc, *bcc, *reply_to, envelope.sender, visible or text,
+        sender, subject, *to, *cc, *bcc, *reply_to, envelope.sender, visible,
         *(part.file_name for part in attachments),
     )  # fmt: skip
     return Content(
@@ -228,7 +230,7 @@ def parse(message: Message) -> Content:
             size=len(raw),
             attachments=len(attachments),
             inline=len(inline),
-            snippet=_snippet(visible or text),
+            snippet=_snippet(visible),
             search_text=searchable(" ".join(map(str, searched))),
         ),
         headers=headers,
@@ -351,16 +353,21 @@ def _snippet(text: str) -> str:
     return shown if len(shown) <= SNIPPET_LENGTH else shown[:SNIPPET_LENGTH] + "..."
 
 
-def _html_to_text(html: str) -> str:
-    """Return the text that a browser shows."""
+def _html_to_text(html: str, *, links: bool = False) -> str:
+    """Return the text that a browser shows; with *links*, a link is ``text ( URL )``."""
     found: list[str] = []
-    position = 0
+    position, target = 0, ""
     for markup in _MARKUP.finditer(html):
         found.append(_BLANKS.sub(" ", html[position : markup.start()]))
-        if (markup["tag"] or "").lower() in _BLOCKS:
-            found.append("\n")
         position = markup.end()
-    found.append(_BLANKS.sub(" ", html[position:]))
+        tag = (markup["tag"] or "").lower()
+        if tag in _BLOCKS:
+            found.append("\n")
+        elif tag == "a" and links:
+            found.append(target)
+            href = _HREF.search(markup[0])
+            target = f" ( {_BLANKS.sub(' ', href[2].strip())} )" if href else ""
+    found += (_BLANKS.sub(" ", html[position:]), target)
     lines = (_BLANKS.sub(" ", _unescape(line)).strip() for line in "".join(found).split("\n"))
     return "\n".join(line for line in lines if line)
 
