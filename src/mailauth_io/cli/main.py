@@ -364,6 +364,15 @@ def _add_test_server(parser: argparse.ArgumentParser) -> None:
             f"--{name}-port", type=_port, default=0, metavar="PORT", help=f"port of {what} (default: any free port)"
         )
     parser.add_argument(
+        "--http-name",
+        dest="http_names",
+        action="append",
+        type=_domain,
+        default=[],
+        metavar="NAME",
+        help="host name in the URLs of clients, such as that of a container; may be repeated (default: localhost only)",
+    )
+    parser.add_argument(
         "--user",
         dest="users",
         action="append",

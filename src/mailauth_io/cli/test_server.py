@@ -71,7 +71,7 @@ def _start_http(server: MailServer, options: argparse.Namespace, stack: contextl
     from ..testing.http_api import HttpApi
 
     try:
-        return stack.enter_context(HttpApi(server, host=options.host, port=options.http_port))
+        return stack.enter_context(HttpApi(server, host=options.host, port=options.http_port, names=options.http_names))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(f"cannot listen on {options.host} port {options.http_port}: {reason}") from error

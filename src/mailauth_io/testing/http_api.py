@@ -17,7 +17,7 @@ import string
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -584,10 +584,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = MAX_CONNECTIONS  # with the default of 5, clients that connect at once wait for seconds
 
-    def __init__(self, address: tuple[str, int], api: Api) -> None:
+    def __init__(self, address: tuple[str, int], api: Api, names: Collection[str] = ()) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.api: Final = api
-        self.names: Final = frozenset((address[0].lower(),))
+        self.names: Final = frozenset(name.lower() for name in (address[0], *names))
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._stopped, self._stop = socket.socketpair()
@@ -664,8 +664,11 @@ class HttpApi:
     Raises OSError if it cannot listen.
     """
 
-    def __init__(self, server: MailServer, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._server = _Server((host, port), Api(server))
+    def __init__(
+        self, server: MailServer, *, host: str = "127.0.0.1", port: int = 0, names: Collection[str] = ()
+    ) -> None:
+        """*names* are those in the URLs of clients, besides localhost and the address *host*."""
+        self._server = _Server((host, port), Api(server), names)
         self._thread = threading.Thread(target=self._server.serve, name="mailauth HTTP API", daemon=True)
         self._thread.start()
 

@@ -187,6 +187,14 @@ def test_mail_for_other_domains_needs_a_login_unless_it_is_an_open_relay(tmp_pat
         assert [to["Address"] for to in message["To"]] == ["carol@far.test"]
 
 
+def test_api_is_reached_by_a_name_that_was_given(tmp_path: Path) -> None:
+    with started(tmp_path, "--http-name", "mail", "--http-name", "Mail.example") as server:
+        for name in ("mail:8025", "mail.example"):
+            request = urllib.request.Request(server.said["http_url"] + "/readyz", headers={"Host": name})
+            with OPENER.open(request, timeout=TIMEOUT) as response:
+                assert response.status == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_although_clients_are_connected(number: signal.Signals, tmp_path: Path) -> None:
     with started(tmp_path, ends=False) as server, contextlib.ExitStack() as stack:

@@ -897,6 +897,15 @@ def test_local_host_names_are_answered(client: Client, host: str) -> None:
         assert client.request("GET", "/livez", Host=name)[0] == 200
 
 
+def test_names_of_the_server_are_answered() -> None:
+    server = FakeServer()
+    with HttpApi(cast(Any, server), names=["Mail"]) as api:
+        client = Client(server, api)
+        for name in ("mail", "MAIL:8025", "mail."):
+            assert client.request("GET", "/livez", Host=name)[0] == 200
+        assert client.error("/livez", Host="mail.example.org")[0] == 403
+
+
 @pytest.mark.parametrize(
     "host",
     [
