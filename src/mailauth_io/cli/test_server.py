@@ -128,7 +128,7 @@ def _stop_socket() -> Generator[socket.socket]:
 def _write_and_wait(line: bytes, stopped: socket.socket, *, until_eof: bool) -> None:
     """Write *line* to standard output; wait for a signal, or for the end of standard input if *until_eof*.
 
-    The wait also ends if nobody reads the line.  What is read from standard input is discarded.
+    The wait also ends if the line is not read.  What is read from standard input is discarded.
     """
     sources = [stopped.fileno(), _STDIN] if until_eof else [stopped.fileno()]
     while True:

@@ -307,7 +307,7 @@ class RecordingMachine(ABC, Generic[E]):
     # Input
 
     def _feed(self) -> bool:
-        """Pass the next line of the input to the machine.  Return False if there is none yet."""
+        """Pass the next line of the input to the machine.  Return False if it is not complete."""
         if self._to_discard:
             del self._input[: self._discard()]
         unit = self._take_unit()

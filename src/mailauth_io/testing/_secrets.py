@@ -35,7 +35,7 @@ class ClearSecret:
 def find_secret(
     line: bytes, connection: ConnectionTranscript, passwords: Mapping[str, str], tokens: Mapping[bytes, str]
 ) -> ClearSecret | None:
-    """Return the secret in *line*, the last one from the client of *connection*; None if there is none.
+    """Return the secret in *line*, the last one from the client of *connection*; None without one.
 
     *passwords* are those of the accounts by name, and *tokens* the accounts by token.
     """

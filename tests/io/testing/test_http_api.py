@@ -25,6 +25,7 @@ import pytest
 from mailauth import smtp
 from mailauth_io.testing import Envelope, Message, _http_messages, http_api
 from mailauth_io.testing._chaos import DEFAULT_CODES, Chaos
+from mailauth_io.testing._http_resources import Api
 from mailauth_io.testing.http_api import HttpApi
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -1068,7 +1069,7 @@ def test_idle_connections_do_not_use_up_the_limit(client: Client) -> None:
 
 
 def test_connections_that_are_opened_at_once_are_queued() -> None:
-    server = http_api._Server(("127.0.0.1", 0), http_api.Api(cast(Any, FakeServer())))  # accepts none
+    server = http_api._Server(("127.0.0.1", 0), Api(cast(Any, FakeServer())))  # accepts none
     with contextlib.closing(server), contextlib.ExitStack() as stack:
         for _ in range(http_api.MAX_CONNECTIONS):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=TIMEOUT))
