@@ -63,7 +63,7 @@ def _start(testing: Any, options: argparse.Namespace, stack: contextlib.ExitStac
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     except OSError as error:
-        raise ConfigError(f"cannot listen on {options.host}: {error.strerror or error}") from error
+        raise ConfigError(error.strerror or str(error)) from error
     return server
 
 

@@ -187,7 +187,14 @@ class MailServer:
         )
         build = functools.partial(self._build, service)
         session = functools.partial(self._session, service)
-        async with listener.listen(session, build, self._address, self._ports[service], reuse_port=False):
+        port = self._ports[service]
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(listener.listen(session, build, self._address, port, reuse_port=False))
+            except OSError as error:
+                where = f"{self._address} port {port}" if port else self._address
+                reason = os.strerror(error.errno) if error.errno else str(error)  # asyncio's own text has both
+                raise OSError(error.errno, f"cannot listen on {where}: {reason}") from error
             yield listener
 
     def close(self) -> None:
