@@ -32,11 +32,11 @@ def client_context() -> ssl.SSLContext:
 
 
 def layers(
-    context: ssl.SSLContext | None = None, *, client_side: ssl.SSLContext | None = None
+    context: ssl.SSLContext | None = None, *, client_side: ssl.SSLContext | None = None, host: str = "localhost"
 ) -> tuple[layer.TlsLayer, layer.TlsLayer]:
     """Return the TLS layers of a server and a client, after the handshake, with these contexts if they are given."""
     server = layer.TlsLayer(context or server_context(), server_side=True, server_hostname=None)
-    client = layer.TlsLayer(client_side or client_context(), server_side=False, server_hostname="localhost")
+    client = layer.TlsLayer(client_side or client_context(), server_side=False, server_hostname=host)
     done = [False, False]
     while not all(done):
         done[1] = client.step_handshake()

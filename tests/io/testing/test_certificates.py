@@ -26,6 +26,7 @@ from mailauth_io.testing._certificates import (
     SelectableContext,
     _SetOfProcess,
 )
+from tests.io.tls import layers
 
 EXPIRED, UNKNOWN_ISSUER, OTHER_NAME, OTHER_ADDRESS = 10, 20, 62, 64
 """X509_V_ERR_CERT_HAS_EXPIRED, _UNABLE_TO_GET_ISSUER_CERT_LOCALLY, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
@@ -43,16 +44,7 @@ def context(certificates: CertificateSet) -> SelectableContext:
 
 def handshake(server_context: ssl.SSLContext, client_context: ssl.SSLContext, host: str) -> tuple[Tls, Tls]:
     """Make a handshake in memory.  Return what the server and the client know of it."""
-    server = TlsLayer(server_context, server_side=True, server_hostname=None)
-    client = TlsLayer(client_context, server_side=False, server_hostname=host)
-    done = [False, False]
-    while not all(done):
-        done[1] = client.step_handshake()
-        if data := client.take():
-            server.feed(data)
-        done[0] = server.step_handshake()
-        if data := server.take():
-            client.feed(data)
+    server, client = layers(server_context, client_side=client_context, host=host)
     return server.tls, client.tls
 
 
